@@ -1,0 +1,1 @@
+"""Files, tables and named data sets → samples → batches. Knows no network."""

@@ -1,0 +1,54 @@
+"""The error family: every message says what was given, what was wanted, the near miss and the fix.
+
+    PerceiversError            anything a user can put right
+    ├── SpecError              a spec, recipe, preset or override that cannot be understood
+    ├── DataError              a file, row, column or value that cannot be read
+    ├── ModelError             a model directory or checkpoint that cannot be trusted
+    └── TrainingError          a run that cannot go on
+
+All are `ValueError`s, so callers that catch `ValueError` keep working. `assert` is for our own mistakes.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class PerceiversError(ValueError):
+    """Base of every error that a user can put right."""
+
+
+class SpecError(PerceiversError):
+    """A spec, recipe, preset name or override that cannot be understood."""
+
+
+class DataError(PerceiversError):
+    """A file, row, column or value that cannot be read. The message names all that are known."""
+
+
+class ModelError(PerceiversError):
+    """A model directory or checkpoint that is incomplete, altered or made for another model."""
+
+
+class TrainingError(PerceiversError):
+    """A training run that cannot start or cannot go on."""
+
+
+def near_miss(name: str, known: Iterable[str]) -> str:
+    """`" Did you mean 'latents'?"` when a known name is close to `name`, else an empty string."""
+    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def unknown(what: str, name: str, known: Iterable[str], error: type[PerceiversError] = SpecError) -> PerceiversError:
+    """An error for an unknown name: `unknown preset 'x'. Did you mean 'y'? Known: …`."""
+    names = sorted(str(k) for k in known)
+    listing = ", ".join(names) if names else "none"
+    return error(f"unknown {what} '{name}'.{near_miss(name, names)} Known: {listing}.")
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> PerceiversError:
+    """An error for an optional package that is not installed, with the exact line that installs it."""
+    return PerceiversError(
+        f"{purpose} needs the package '{package}', which is not installed. Install it with: "
+        f"pip install 'perceivers[{extra}]'"
+    )
