@@ -21,10 +21,10 @@ _LEFTOVER = re.compile(r"^\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<role>new|old)$")
 
 
 def replace_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Create or replace the file `path` with what `write(stream)` writes; on any error `path` is as it was.
+    """Create or replace the file `path` with what `write(stream)` writes; when that fails `path` is as it was.
 
-    Missing parent folders are made. A symbolic link is followed. Raises `OSError` that names `path` (no space, read-only,
-    no permission, or `path` is something other than a file); whatever `write` raises passes through.
+    Missing parent folders are made. A symbolic link is followed. Raises `OSError` that names `path` (no space,
+    read-only, no permission, or `path` is something other than a file); whatever `write` raises passes through.
     """
     path = _target(path)
     if path.exists() and not path.is_file():
@@ -47,8 +47,9 @@ def replace_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
 def replace_folder(path: Path) -> Iterator[Path]:
     """`with replace_folder(path) as folder:` fill `folder`; when the block ends well it becomes `path` in one step.
 
-    An existing folder `path` is replaced as a whole (nothing of it is kept); when the block raises it is as it was and
-    the new one is gone. Every file is fsynced here. Raises `OSError` that names `path`; errors of the block pass through.
+    An existing folder `path` is replaced as a whole (nothing of it is kept); when the block raises it is as it was
+    and the new one is gone. Every file is fsynced here. Missing parent folders are made; a symbolic link is followed.
+    Raises `OSError` that names `path`; errors of the block pass through.
     """
     path = _target(path)
     if path.exists() and not path.is_dir():
@@ -69,6 +70,13 @@ def replace_folder(path: Path) -> Iterator[Path]:
         fsync_folder(path.parent)
         if old is not None:
             shutil.rmtree(old)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that a kill on the way leaves no part of it under its name."""
+    rubbish = _beside(path, "new")
+    os.rename(path, rubbish)
+    shutil.rmtree(rubbish)
 
 
 def clean_temporary(folder: Path) -> list[Path]:
@@ -105,8 +113,12 @@ def fsync_folder(folder: Path) -> None:
 
 
 def _target(path: Path) -> Path:
+    """`path` with links followed, its parents made and durable."""
     path = Path(os.path.realpath(path))
+    missing = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        fsync_folder(folder.parent)
     return path
 
 

@@ -1,0 +1,24 @@
+"""What goes in: one modality a file. `KINDS` lists them; adding a modality is adding a file and a line here."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from perceivers.inputs.base import Input, InputSettings, Lifted, Sample
+from perceivers.inputs.category import CategoryInput
+from perceivers.inputs.image import ImageInput
+from perceivers.inputs.number import NumberInput
+from perceivers.inputs.series import SeriesInput
+from perceivers.inputs.text import TextInput
+
+KINDS: dict[str, type[InputSettings]] = {
+    "image": ImageInput,
+    "series": SeriesInput,
+    "number": NumberInput,
+    "category": CategoryInput,
+    "text": TextInput,
+}
+
+AnyInput = Annotated[ImageInput | SeriesInput | NumberInput | CategoryInput | TextInput, Field(discriminator="kind")]
+
+__all__ = ["KINDS", "AnyInput", "Input", "InputSettings", "Lifted", "Sample"]

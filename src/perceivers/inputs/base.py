@@ -1,0 +1,157 @@
+"""The contract of an input kind: settings that turn raw values into `Elements`, and the module that lifts them.
+
+A kind is one file: a `…Input` settings class (validated, documented, saved in the spec) with
+
+    parse(value)    raw value of one sample → Sample; a `DataError` says what was given and what was wanted
+    fit(samples)    settings completed by what only the training split can tell (mean, std, classes)
+    collate(samples) Samples → Elements; an absent sample is None
+    build()         the module from Elements to (B, M, C)
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from perceivers.elements import Elements
+from perceivers.errors import DataError
+from perceivers.settings import Settings
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One input of one sample, in its own units.
+
+    values: (n1, …, nA, C) on a grid, or (M, C) with `coords` (M, A). mask: True = real, shaped as the cells; None = all.
+    """
+
+    values: np.ndarray
+    coords: np.ndarray | None = None
+    mask: np.ndarray | None = None
+
+    @property
+    def masked(self) -> int:
+        """How many elements are masked."""
+        return 0 if self.mask is None else int((~self.mask).sum())
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """Elements on their way to the encoder, content and position still apart.
+
+    content: (B, M, c). position: (M, P), (B, M, P) or None. mask: (B, M) or None. `add`: positions are added, not
+    concatenated behind the content [models.md §3: output order is features, position].
+    """
+
+    content: Tensor
+    position: Tensor | None
+    mask: Tensor | None
+    add: bool = False
+
+    def joined(self) -> Tensor:
+        """(B, M, C): content and position in one array."""
+        if self.position is None:
+            return self.content
+        if self.add:
+            return self.content + self.position
+        return torch.cat([self.content, self.position.expand(*self.content.shape[:2], -1)], dim=-1)
+
+
+class Input(nn.Module, ABC):
+    """The module of an input kind. `channels` is C, the width of what `forward` returns when joined."""
+
+    channels: int
+
+    @abstractmethod
+    def forward(self, elements: Elements) -> Lifted:
+        """Normalise, lift and add position."""
+
+
+class InputSettings(Settings, ABC):
+    """What every input kind has."""
+
+    nan: Literal["mask", "error"] = "mask"
+    """NaN or infinity in a value: `mask` that element (counted and reported), or stop with an `error`."""
+
+    def table_columns(self, name: str) -> list[str]:
+        """The table columns that this input reads when the recipe maps none: its own name."""
+        return [name]
+
+    @abstractmethod
+    def parse(self, value: Any) -> Sample:
+        """The raw value of one sample as a `Sample`. Raises `DataError`."""
+
+    def fit(self, samples: Iterable[Sample]) -> Self:
+        """These settings, completed from training samples. Kinds with nothing to learn return themselves."""
+        return self
+
+    @abstractmethod
+    def elements(self) -> int:
+        """M: the most elements that one sample hands to the encoder."""
+
+    @abstractmethod
+    def collate(self, samples: Sequence[Sample | None]) -> Elements:
+        """A batch of samples as `Elements`; None is an absent one, masked whole."""
+
+    @abstractmethod
+    def build(self) -> Input:
+        """The module. Raises `SpecError` when something that training learns is still unknown."""
+
+    def checked(self, values: np.ndarray, what: str) -> np.ndarray | None:
+        """The mask (cells) of finite elements of `values` (cells, C), or None when all are; the rule `nan` decides."""
+        if values.dtype.kind != "f":
+            return None
+        finite = np.isfinite(values).all(axis=-1)
+        if finite.all():
+            return None
+        if self.nan == "error":
+            raise DataError(
+                f"{what} holds {int((~finite).sum())} NaN or infinite elements and 'nan: error' is set; "
+                "repair the data, or set nan: mask."
+            )
+        return finite
+
+
+def collate_grid(samples: Sequence[Sample | None], grid: tuple[int, ...], channels: int) -> Elements:
+    """Samples on one and the same grid as `Elements`, flattened row-major; absent samples are masked zeros."""
+    present = [s for s in samples if s is not None]
+    dtype = np.result_type(*{s.values.dtype for s in present}) if present else np.dtype(np.float32)
+    count = math.prod(grid)
+    if len(present) == len(samples) and all(s.mask is None for s in present):
+        values = np.stack([s.values.reshape(count, channels) for s in present])
+        return Elements(torch.from_numpy(values), grid=grid)
+    values = np.zeros((len(samples), count, channels), dtype)
+    mask = np.zeros((len(samples), count), bool)
+    for row, sample in enumerate(samples):
+        if sample is not None:
+            values[row] = sample.values.reshape(count, channels)
+            mask[row] = True if sample.mask is None else sample.mask.reshape(count)
+    return Elements(torch.from_numpy(values), grid=grid, mask=torch.from_numpy(mask))
+
+
+def moments(samples: Iterable[Sample], channels: int) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel over all real elements, in float64 and one pass (a constant gives std 1)."""
+    count, total, square = 0, np.zeros(channels), np.zeros(channels)
+    shift: np.ndarray | None = None
+    for sample in samples:
+        values = sample.values.reshape(-1, channels)
+        if sample.mask is not None:
+            values = values[sample.mask.reshape(-1)]
+        if not len(values):
+            continue
+        values = values.astype(np.float64)
+        # Sums are taken about the first sample's mean, or a large offset would swallow the variance.
+        shift = values.mean(0) if shift is None else shift
+        count += len(values)
+        total += (values - shift).sum(0)
+        square += ((values - shift) ** 2).sum(0)
+    if count == 0 or shift is None:
+        raise DataError("no real element in the training split, so no mean and standard deviation can be learned.")
+    mean = total / count
+    std = np.sqrt(np.maximum(square / count - mean**2, 0.0))
+    return (mean + shift).tolist(), np.where(std > 0, std, 1.0).tolist()

@@ -1,0 +1,91 @@
+"""`category` as an input: several columns of classes at once. Empty cells and classes never trained on are masked."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, PositiveInt
+
+from perceivers.elements import Elements
+from perceivers.errors import DataError, SpecError
+from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid
+from perceivers.inputs.columns import CategoryCells, cells_of
+
+
+class CategoryInput(InputSettings):
+    """Columns of classes. A class that the training split never held tells the model nothing, so it is masked."""
+
+    kind: Literal["category"] = "category"
+    columns: tuple[str, ...] = Field(min_length=1)
+    channels: PositiveInt = 64
+    """C: width of a cell's vector."""
+    classes: Mapping[str, tuple[str, ...]] | None = None
+    """Class names of each column. None: learned from the training split."""
+
+    def table_columns(self, name: str) -> list[str]:
+        """The columns themselves."""
+        return list(self.columns)
+
+    def parse(self, value: Any) -> Sample:
+        """{column: class} or a list in column order. Before `fit` values are class names, after it indices."""
+        cells = [class_name(cell) for cell in cells_of(value, self.columns)]
+        if self.classes is None:
+            names = np.array([cell or "" for cell in cells], dtype=object)[:, None]
+            return Sample(names, mask=np.array([cell is not None for cell in cells]))
+        index = [self._index(name, cell) for name, cell in zip(self.columns, cells, strict=True)]
+        values = np.array(index, dtype=np.int64)[:, None]
+        mask = values[:, 0] >= 0
+        if self.nan == "error" and not mask.all():
+            unread = [n for n, real in zip(self.columns, mask, strict=True) if not real]
+            raise DataError(f"columns {', '.join(unread)} are empty or hold an unknown class and 'nan: error' is set.")
+        return Sample(np.maximum(values, 0), mask=None if mask.all() else mask)
+
+    def _index(self, column: str, cell: str | None) -> int:
+        assert self.classes is not None, "classes are known here"
+        names = self.classes[column]
+        return names.index(cell) if cell in names else -1
+
+    def fit(self, samples: Iterable[Sample]) -> Self:
+        """With the sorted class names of each column in the training split, when the recipe gives none."""
+        if self.classes is not None:
+            return self
+        rows = [(s.values[:, 0], s.mask) for s in samples]
+        found = {
+            column: sorted({str(values[i]) for values, mask in rows if mask is None or mask[i]})
+            for i, column in enumerate(self.columns)
+        }
+        for column, names in found.items():
+            if not names:
+                raise DataError(f"column '{column}' is empty in the training split; leave it out of the input.")
+        return self.with_changes(classes=found)
+
+    def elements(self) -> int:
+        """M: one element a column."""
+        return len(self.columns)
+
+    def collate(self, samples: Sequence[Sample | None]) -> Elements:
+        """(B, columns, 1) of class indices."""
+        return collate_grid(samples, (len(self.columns),), 1)
+
+    def build(self) -> Input:
+        """The module."""
+        if self.classes is None:
+            raise SpecError(
+                "category: classes are not known yet. perceivers.train learns them from the training split; "
+                "to build without training give the class names of every column."
+            )
+        missing = [column for column in self.columns if not self.classes.get(column)]
+        if missing:
+            raise SpecError(f"category: no classes are given for column {', '.join(missing)}.")
+        return CategoryCells([len(self.classes[column]) for column in self.columns], self.channels)
+
+
+def class_name(cell: Any) -> str | None:
+    """A cell as a class name: None for empty and NaN; whole floats read as integers, so that 3.0 and 3 are one class."""
+    if cell is None or (isinstance(cell, (float, np.floating)) and np.isnan(cell)):
+        return None
+    if isinstance(cell, (float, np.floating)) and float(cell).is_integer():
+        cell = int(cell)
+    if isinstance(cell, (bool, np.bool_)):
+        return "true" if cell else "false"
+    return str(cell).strip() or None

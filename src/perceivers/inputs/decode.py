@@ -1,0 +1,121 @@
+"""From an image cell of a table (path, bytes, array) to an array, with its faults named. Readers are imported late."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perceivers.errors import DataError, missing_extra
+
+# What is read. Formats that can run programs or hang the reader (EPS, FITS, …) are not on the list.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
+MOST_PIXELS = 50_000_000
+_TIFF_STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+
+
+def read_image(value: Any, channels: int) -> np.ndarray:
+    """(H, W, channels) as stored: uint8 for 8-bit files, float32 for others. Raises `DataError`.
+
+    `value`: a path, the file's bytes, a mapping with `bytes` or `path` (as Hugging Face tables hold), or an array.
+    """
+    if isinstance(value, Mapping):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, (str, Path)):
+        return _from_bytes(_file(Path(value)), channels, f"image file '{value}'")
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return _from_bytes(bytes(value), channels, f"an image of {len(value)} bytes")
+    return with_channels(np.asarray(value), channels, "the array")
+
+
+def _file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"image file '{path}' does not exist; paths in a table are relative to the table.") from None
+    except OSError as error:
+        raise DataError(f"image file '{path}' cannot be read: {error.strerror}.") from None
+
+
+def _from_bytes(data: bytes, channels: int, what: str) -> np.ndarray:
+    if not data:
+        raise DataError(f"{what} is empty.")
+    if data.startswith(_TIFF_STARTS):
+        return with_channels(_tiff(data, what), channels, what)
+    return with_channels(_pillow(data, channels, what), channels, what)
+
+
+def _tiff(data: bytes, what: str) -> np.ndarray:
+    try:
+        import tifffile
+    except ImportError:
+        raise missing_extra("tifffile", "data", "reading TIFF images") from None
+    try:
+        array = tifffile.imread(io.BytesIO(data))
+    except (tifffile.TiffFileError, ValueError, OSError, IndexError, KeyError) as error:
+        raise DataError(f"{what} is a truncated or damaged TIFF: {error}.") from None
+    # Bands first (13, H, W) is as common as bands last; the short axis is the bands.
+    return np.moveaxis(array, 0, -1) if array.ndim == 3 and array.shape[0] < min(array.shape[1:]) else array
+
+
+def _pillow(data: bytes, channels: int, what: str) -> np.ndarray:
+    try:
+        from PIL import Image, ImageOps, UnidentifiedImageError
+    except ImportError:
+        raise missing_extra("pillow", "data", "reading images") from None
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise DataError(f"{what} has {image.width}×{image.height} pixels; the most is {MOST_PIXELS:,}.")
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            return _pixels(upright, channels, what)
+    except UnidentifiedImageError:
+        raise DataError(f"{what} is not an image ({', '.join(FORMATS)} are read).") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{what} is truncated or damaged: {error}.") from None
+
+
+def _pixels(image: Any, channels: int, what: str) -> np.ndarray:
+    if image.mode in ("I;16", "I;16B", "I", "F"):
+        return np.asarray(image, dtype=np.float32)
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    if image.mode in ("1", "CMYK", "YCbCr", "LAB", "HSV"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    if channels == 3 and image.mode == "L":
+        image = image.convert("RGB")
+    if image.mode in ("RGBA", "LA") and channels in (1, 3):
+        image = _without_alpha(image, what)
+    if channels == 3 and image.mode == "L":
+        image = image.convert("RGB")
+    return np.asarray(image)
+
+
+def _without_alpha(image: Any, what: str) -> Any:
+    lowest, _ = image.getchannel("A").getextrema()
+    if lowest < 255:
+        raise DataError(
+            f"{what} is transparent in places ({image.mode}); dropping that would invent colours. "
+            f"Set channels: {len(image.getbands())} on the input, or save the images without transparency."
+        )
+    return image.convert("RGB" if image.mode == "RGBA" else "L")
+
+
+def with_channels(array: np.ndarray, channels: int, what: str) -> np.ndarray:
+    """(H, W, channels) of `array`, which may be (H, W) for one channel; uint8 stays, all else becomes float32."""
+    if array.dtype.kind not in "uifb":
+        raise DataError(f"{what} holds {array.dtype}, not numbers.")
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3:
+        raise DataError(f"{what} has shape {array.shape}; wanted (height, width, {channels}).")
+    if array.shape[-1] != channels:
+        raise DataError(
+            f"{what} has {array.shape[-1]} channels, but the input takes {channels}. "
+            f"Set channels: {array.shape[-1]} on the input, or convert the images."
+        )
+    return np.ascontiguousarray(array if array.dtype == np.uint8 else array.astype(np.float32))

@@ -1,0 +1,103 @@
+"""`image`: any channel count and size, as pixels, patches, a 1×1 convolution or a convolution stem."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveInt
+
+from perceivers.elements import Elements
+from perceivers.errors import DataError, SpecError
+from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid, moments
+from perceivers.inputs.decode import read_image
+from perceivers.inputs.grid import GridInput
+from perceivers.inputs.lift import ImageLift, Pixels
+from perceivers.inputs.position import Fourier, NoPosition, Position
+
+# Statistics are learned from this many training images at most: means settle long before.
+IMAGES_FOR_STATISTICS = 2000
+
+
+class ImageInput(InputSettings):
+    """An image: height × width × channels, values in the file's own units (0–255 for 8-bit)."""
+
+    kind: Literal["image"] = "image"
+    size: tuple[PositiveInt, PositiveInt]
+    """Height and width that the model sees."""
+    channels: PositiveInt = 3
+    resize: Literal["none", "stretch", "crop"] = "none"
+    """Images of another size: an error, stretched, or scaled by the shorter side and cropped in the middle (bicubic)."""
+    lift: ImageLift = Pixels()
+    position: Position = Field(default_factory=lambda: Fourier(bands=16))
+    mean: tuple[float, ...] | None = None
+    """Per channel, in the image's own units. None: learned from the training split."""
+    std: tuple[float, ...] | None = None
+    permute: int | None = Field(None, ge=0)
+    """Seed of one fixed permutation of the pixels, applied before anything else [P1 §4.1, permuted ImageNet]."""
+
+    def parse(self, value: Any) -> Sample:
+        """A path, bytes or array (H, W[, C]) as a Sample of shape (*size, channels)."""
+        image = self._sized(read_image(value, self.channels))
+        mask = self.checked(image, "the image")
+        if self.permute is not None:
+            order = np.random.default_rng(self.permute).permutation(math.prod(self.size))
+            image = image.reshape(-1, self.channels)[order].reshape(image.shape)
+            mask = None if mask is None else mask.reshape(-1)[order].reshape(mask.shape)
+        return Sample(image, mask=mask)
+
+    def _sized(self, image: np.ndarray) -> np.ndarray:
+        height, width = image.shape[:2]
+        if (height, width) == self.size:
+            return image
+        if self.resize == "none":
+            raise DataError(
+                f"the image is {height}×{width}, but the input takes {self.size[0]}×{self.size[1]}. "
+                "Set resize: crop or resize: stretch on the input, or change its size."
+            )
+        target = self.size
+        if self.resize == "crop":
+            scale = max(self.size[0] / height, self.size[1] / width)
+            target = (max(round(height * scale), self.size[0]), max(round(width * scale), self.size[1]))
+        pixels = torch.from_numpy(image).movedim(-1, 0)[None].float()
+        pixels = torch.nn.functional.interpolate(pixels, target, mode="bicubic", antialias=True, align_corners=False)
+        top, left = (target[0] - self.size[0]) // 2, (target[1] - self.size[1]) // 2
+        resized = pixels[0, :, top : top + self.size[0], left : left + self.size[1]].movedim(0, -1).contiguous().numpy()
+        return np.clip(np.rint(resized), 0, 255).astype(np.uint8) if image.dtype == np.uint8 else resized
+
+    def fit(self, samples: Iterable[Sample]) -> Self:
+        """With mean and standard deviation per channel of the training images, when the recipe gives none."""
+        if self.mean is not None and self.std is not None:
+            return self
+        chosen = [s for _, s in zip(range(IMAGES_FOR_STATISTICS), samples, strict=False)]
+        mean, std = moments(chosen, self.channels)
+        return self.with_changes(mean=self.mean or mean, std=self.std or std)
+
+    def elements(self) -> int:
+        """M after the lift."""
+        return math.prod(self.lift.build(2, self.channels).cells(self.size))
+
+    def collate(self, samples: Sequence[Sample | None]) -> Elements:
+        """(B, H·W, C) on the grid (H, W)."""
+        return collate_grid(samples, self.size, self.channels)
+
+    def build(self) -> Input:
+        """The module."""
+        mean, std = self._statistics()
+        lift = self.lift.build(2, self.channels)
+        cells = lift.cells(self.size)
+        if isinstance(self.position, NoPosition):
+            return GridInput(mean, std, lift, None, add=False)
+        return GridInput(mean, std, lift, self.position.build(cells), add=self.position.join == "add")
+
+    def _statistics(self) -> tuple[Sequence[float], Sequence[float]]:
+        if self.mean is None or self.std is None:
+            raise SpecError(
+                "image: mean and std are not known yet. perceivers.train learns them from the training split; "
+                "to build without training give both, per channel and in the image's own units (0–255 for 8-bit)."
+            )
+        for name, given in (("mean", self.mean), ("std", self.std)):
+            if len(given) != self.channels:
+                raise SpecError(f"image: {name} has {len(given)} numbers, but there are {self.channels} channels.")
+        return self.mean, self.std

@@ -1,0 +1,182 @@
+"""How raw grid cells become elements: one by one, in patches, through a 1×1 convolution or a convolution stem."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from perceivers.errors import SpecError
+from perceivers.nn.initialisers import plain_linear
+from perceivers.nn.stem import ConvStem, space_to_depth
+from perceivers.settings import Settings
+
+
+class Lift(nn.Module, ABC):
+    """From (B, n1, …, C) normalised cells with masked ones zero to (B, M, c) elements, and their mask."""
+
+    channels: int
+
+    @abstractmethod
+    def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
+        """The grid of elements that a grid of raw cells gives."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """(B, n1, …, C), mask (B, n1, …) → content (B, M, c), mask (B, M)."""
+
+
+class _Cells(Lift):
+    """Every raw cell is an element."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.channels = inputs
+
+    def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
+        return tuple(grid)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return x.flatten(1, -2), None if mask is None else mask.flatten(1)
+
+
+class _Patches(Lift):
+    """Patches of cells; a patch with a masked cell is masked."""
+
+    def __init__(self, inputs: int, patch: Sequence[int], channels: int | None) -> None:
+        super().__init__()
+        self.patch = tuple(patch)
+        raw = math.prod(patch) * inputs
+        self.linear = plain_linear(raw, channels) if channels else None
+        self.channels = channels or raw
+
+    def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
+        if len(grid) != len(self.patch) or any(n % p for n, p in zip(grid, self.patch, strict=True)):
+            raise SpecError(
+                f"patches of {self.patch} do not tile a grid of {tuple(grid)}; every side must be a multiple of its patch."
+            )
+        return tuple(n // p for n, p in zip(grid, self.patch, strict=True))
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        content = space_to_depth(x, self.patch).flatten(1, -2)
+        if mask is not None:
+            mask = space_to_depth(mask[..., None], self.patch).flatten(1, -2).all(-1)
+        return (content if self.linear is None else self.linear(content)), mask
+
+
+class _Conv1x1(Lift):
+    """A 1×1 convolution with a stride: a linear on every stride-th cell [official `conv1x1`]."""
+
+    def __init__(self, inputs: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.linear = plain_linear(inputs, channels)
+        self.stride = stride
+        self.channels = channels
+
+    def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
+        return tuple(-(-n // self.stride) for n in grid)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        every = (slice(None), *[slice(None, None, self.stride)] * (x.ndim - 2))
+        return self.linear(x[every]).flatten(1, -2), None if mask is None else mask[every].flatten(1)
+
+
+class _Conv(Lift):
+    """A convolution stem. Masked cells are read as the mean; an element is masked when its whole stride cell is."""
+
+    def __init__(self, stem: ConvStem) -> None:
+        super().__init__()
+        self.stem = stem
+        self.channels = stem.channels
+
+    def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
+        return self.stem.cells(grid)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if mask is None:
+            return self.stem(x).flatten(1, -2), None
+        rows = mask.flatten(1).any(1)
+        if self.training and not bool(rows.all()):
+            # Absent samples must not enter the batch statistics.
+            read = self.stem(x[rows])
+            content = read.new_zeros(x.shape[0], *read.shape[1:]).index_put((rows.nonzero()[:, 0],), read)
+        else:
+            content = self.stem(x)
+        return content.flatten(1, -2), self._cell_mask(mask, content.shape[1:-1])
+
+    def _cell_mask(self, mask: Tensor, cells: Sequence[int]) -> Tensor:
+        stride = (self.stem.stride * (2 if self.stem.pool else 1)) ** len(self.stem.convolutions)
+        padding = [side for n, m in zip(reversed(mask.shape[1:]), reversed(cells), strict=True) for side in (0, m * stride - n)]
+        padded = torch.nn.functional.pad(mask, padding, value=False)
+        return space_to_depth(padded[..., None], [stride] * len(cells)).flatten(1, -2).any(-1)
+
+
+class Pixels(Settings):
+    """Every pixel is an element."""
+
+    kind: Literal["pixels"] = "pixels"
+
+    def build(self, axes: int, inputs: int) -> Lift:
+        """The module for `inputs` channels on a grid of `axes` axes."""
+        return _Cells(inputs)
+
+
+class Samples(Settings):
+    """Every time step is an element."""
+
+    kind: Literal["samples"] = "samples"
+
+    def build(self, axes: int, inputs: int) -> Lift:
+        """The module for `inputs` channels on a grid of `axes` axes."""
+        return _Cells(inputs)
+
+
+class Patches(Settings):
+    """Patches of cells, channel order (axes…, channel), and optionally a linear behind them."""
+
+    kind: Literal["patches"] = "patches"
+    size: tuple[PositiveInt, ...]
+    """Cells an axis: [4, 4] for an image, [10] for a series."""
+    channels: PositiveInt | None = None
+    """Width of the linear; None: the raw patch."""
+
+    def build(self, axes: int, inputs: int) -> Lift:
+        """The module for `inputs` channels on a grid of `axes` axes."""
+        if len(self.size) != axes:
+            raise SpecError(f"patches of {self.size} have {len(self.size)} axes, the input has {axes}.")
+        return _Patches(inputs, self.size, self.channels)
+
+
+class Conv1x1(Settings):
+    """A 1×1 convolution [P2 ImageNet with learned positions]."""
+
+    kind: Literal["conv1x1"] = "conv1x1"
+    channels: PositiveInt = 256
+    stride: PositiveInt = 1
+
+    def build(self, axes: int, inputs: int) -> Lift:
+        """The module for `inputs` channels on a grid of `axes` axes."""
+        return _Conv1x1(inputs, self.channels, self.stride)
+
+
+class Conv(Settings):
+    """A convolution stem: (convolution, batch norm, ReLU, max-pool) × layers [P2 ImageNet with conv preprocessing]."""
+
+    kind: Literal["conv"] = "conv"
+    channels: PositiveInt = 64
+    kernel: PositiveInt = 7
+    stride: PositiveInt = 2
+    layers: PositiveInt = 1
+    pool: bool = True
+    """Max-pool 3, stride 2, after every layer."""
+
+    def build(self, axes: int, inputs: int) -> Lift:
+        """The module for `inputs` channels on a grid of `axes` axes."""
+        return _Conv(ConvStem(axes, inputs, self.channels, self.kernel, self.stride, self.layers, self.pool))
+
+
+ImageLift = Annotated[Pixels | Patches | Conv1x1 | Conv, Field(discriminator="kind")]
+SeriesLift = Annotated[Samples | Patches | Conv, Field(discriminator="kind")]

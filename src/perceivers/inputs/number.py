@@ -1,0 +1,75 @@
+"""`number`: several numeric columns at once, each cell an element. NaN, infinity and empty cells are masked."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, PositiveInt
+
+from perceivers.elements import Elements
+from perceivers.errors import DataError, SpecError
+from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid
+from perceivers.inputs.columns import NumberCells, cells_of
+
+
+class NumberInput(InputSettings):
+    """Numeric columns of a table, in their own units; standardised inside the model."""
+
+    kind: Literal["number"] = "number"
+    columns: tuple[str, ...] = Field(min_length=1)
+    channels: PositiveInt = 64
+    """C: width of a cell's vector."""
+    mean: tuple[float, ...] | None = None
+    """Per column. None: learned from the training split."""
+    std: tuple[float, ...] | None = None
+
+    def table_columns(self, name: str) -> list[str]:
+        """The columns themselves."""
+        return list(self.columns)
+
+    def parse(self, value: Any) -> Sample:
+        """{column: number} or a list in column order; None, empty and NaN cells are masked."""
+        cells = [self._number(c, n) for c, n in zip(cells_of(value, self.columns), self.columns, strict=True)]
+        values = np.array(cells, dtype=np.float64)[:, None]
+        return Sample(values, mask=self.checked(values, "the row"))
+
+    def _number(self, cell: Any, column: str) -> float:
+        if cell is None or (isinstance(cell, str) and not cell.strip()):
+            return float("nan")
+        try:
+            return float(cell)
+        except (TypeError, ValueError):
+            raise DataError(f"column '{column}' holds {cell!r}, which is not a number.") from None
+
+    def fit(self, samples: Iterable[Sample]) -> Self:
+        """With mean and standard deviation per column of the training rows, when the recipe gives none."""
+        if self.mean is not None and self.std is not None:
+            return self
+        rows = np.stack([s.values[:, 0] for s in samples])
+        real = np.isfinite(rows)
+        for column, any_real in zip(self.columns, real.any(0), strict=True):
+            if not any_real:
+                raise DataError(f"column '{column}' has no number in the training split; leave it out of the input.")
+        mean = np.mean(rows, axis=0, where=real)
+        std = np.std(rows, axis=0, where=real)
+        return self.with_changes(mean=self.mean or mean.tolist(), std=self.std or np.where(std > 0, std, 1.0).tolist())
+
+    def elements(self) -> int:
+        """M: one element a column."""
+        return len(self.columns)
+
+    def collate(self, samples: Sequence[Sample | None]) -> Elements:
+        """(B, columns, 1)."""
+        return collate_grid(samples, (len(self.columns),), 1)
+
+    def build(self) -> Input:
+        """The module."""
+        if self.mean is None or self.std is None:
+            raise SpecError(
+                "number: mean and std are not known yet. perceivers.train learns them from the training split; "
+                "to build without training give both, one number a column."
+            )
+        for name, given in (("mean", self.mean), ("std", self.std)):
+            if len(given) != len(self.columns):
+                raise SpecError(f"number: {name} has {len(given)} numbers for {len(self.columns)} columns.")
+        return NumberCells(self.mean, self.std, self.channels)

@@ -1,0 +1,66 @@
+"""Which position encoding an input takes: settings, and the module that they name (models.md §2 of the plan)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+from torch import nn
+
+from perceivers.nn.position import FourierPosition, LearnedPosition, SinusoidalPosition
+from perceivers.settings import Settings
+
+
+class Fourier(Settings):
+    """Fourier features of position: K bands an axis from 1 to μ/2 [P1 §3.2]."""
+
+    kind: Literal["fourier"] = "fourier"
+    bands: PositiveInt = 16
+    """K."""
+    resolution: tuple[float, ...] | None = None
+    """μ per axis; None: the grid that the encoder sees."""
+    concat_position: bool = True
+    """Keep the raw coordinate as the first channels."""
+    sine_only: bool = False
+    join: Literal["concat", "add"] = "concat"
+
+    def build(self, grid: tuple[int, ...]) -> nn.Module:
+        """The module, for a grid (or for coordinates of as many axes)."""
+        return FourierPosition(self.resolution or grid, self.bands, self.concat_position, self.sine_only)
+
+
+class Learned(Settings):
+    """A trainable array, one row a grid cell [P1 §3.2]."""
+
+    kind: Literal["learned"] = "learned"
+    channels: PositiveInt = 64
+    init_std: float = Field(0.02, gt=0)
+    """Scale of the truncated normal; P1 Table 2 found 1.0 best for ImageNet, released IO models use 0.02."""
+    project: PositiveInt | None = None
+    """Width of a linear behind the array."""
+    join: Literal["concat", "add"] = "concat"
+
+    def build(self, grid: tuple[int, ...]) -> nn.Module:
+        """The module, for exactly this grid."""
+        return LearnedPosition(grid, self.channels, self.init_std, self.project)
+
+
+class Sinusoidal(Settings):
+    """Transformer sinusoids, one axis [Vaswani et al. 2017 §3.5]."""
+
+    kind: Literal["sinusoidal"] = "sinusoidal"
+    channels: int = Field(64, gt=0, multiple_of=2)
+    join: Literal["concat", "add"] = "concat"
+
+    def build(self, grid: tuple[int, ...]) -> nn.Module:
+        """The module; the grid has one axis."""
+        if len(grid) != 1:
+            raise ValueError(f"a sinusoidal position has one axis, this input has {len(grid)}; use fourier or learned")
+        return SinusoidalPosition(self.channels, grid[0])
+
+
+class NoPosition(Settings):
+    """No position: the elements are a set."""
+
+    kind: Literal["none"] = "none"
+
+
+Position = Annotated[Fourier | Learned | Sinusoidal | NoPosition, Field(discriminator="kind")]

@@ -1,0 +1,171 @@
+"""`series`: channels × time, regular at a rate in Hz or irregular with times in seconds."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from perceivers.elements import Elements
+from perceivers.errors import DataError, SpecError
+from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid, moments
+from perceivers.inputs.grid import GridInput
+from perceivers.inputs.lift import Samples, SeriesLift
+from perceivers.inputs.position import Fourier, Learned, NoPosition, Position
+
+
+class SeriesInput(InputSettings):
+    """A multichannel time series, values in the sensor's own units.
+
+    Regular: `rate` in Hz; round(rate × seconds) time steps; a shorter series is masked at its end. Irregular:
+    `rate: null`; each value comes with its time in seconds from 0 to `seconds`.
+    """
+
+    kind: Literal["series"] = "series"
+    channels: PositiveInt = 1
+    rate: PositiveFloat | None = None
+    """Samples a second; None: irregular."""
+    seconds: PositiveFloat
+    """Duration that the model sees."""
+    lift: SeriesLift = Samples()
+    position: Position = Field(default_factory=lambda: Fourier(bands=16))
+    mean: tuple[float, ...] | None = None
+    """Per channel, in the sensor's own units. None: learned from the training split."""
+    std: tuple[float, ...] | None = None
+
+    @model_validator(mode="after")
+    def _irregular_is_a_set(self) -> Self:
+        if self.rate is None and not isinstance(self.lift, Samples):
+            raise ValueError("an irregular series (no rate) has no grid to patch or convolve; use lift: {kind: samples}")
+        if self.rate is None and isinstance(self.position, Learned):
+            raise ValueError("an irregular series (no rate) has no grid for learned positions; use fourier")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Time steps on the grid of a regular series."""
+        assert self.rate is not None, "only a regular series has steps"
+        return max(round(self.rate * self.seconds), 1)
+
+    def parse(self, value: Any) -> Sample:
+        """An array (T, C) or (T,), a JSON list, a .npy or .csv path, or {"values": …, "times": … | "rate": …}."""
+        fields = value if isinstance(value, Mapping) else {"values": value}
+        if "values" not in fields:
+            raise DataError(f"a series given as a mapping needs 'values'; got {', '.join(map(str, fields))}.")
+        values = self._array(_read(fields["values"]))
+        if self.rate is None:
+            return self._irregular(values, fields.get("times"))
+        given = fields.get("rate")
+        if given is not None and abs(float(given) - self.rate) > 1e-6 * self.rate:
+            raise DataError(f"the series is at {given} Hz, but the input takes {self.rate} Hz; resample it first.")
+        return self._regular(values)
+
+    def _array(self, values: np.ndarray) -> np.ndarray:
+        if values.dtype.kind not in "uifb":
+            raise DataError(f"a series needs numbers; got {values.dtype}.")
+        if values.ndim == 1 and self.channels == 1:
+            values = values[:, None]
+        if values.ndim != 2 or values.shape[1] != self.channels:
+            raise DataError(f"the series has shape {values.shape}; wanted (time, {self.channels}).")
+        return np.ascontiguousarray(values, dtype=np.float32)
+
+    def _regular(self, values: np.ndarray) -> Sample:
+        if len(values) > self.steps:
+            raise DataError(
+                f"the series has {len(values)} time steps, but the input takes {self.steps} "
+                f"({self.seconds} s at {self.rate} Hz); cut it, or raise seconds."
+            )
+        mask = self.checked(values, "the series")
+        if len(values) == self.steps:
+            return Sample(values, mask=mask)
+        padded = np.zeros((self.steps, self.channels), np.float32)
+        padded[: len(values)] = values
+        real = np.zeros(self.steps, bool)
+        real[: len(values)] = True if mask is None else mask
+        return Sample(padded, mask=real)
+
+    def _irregular(self, values: np.ndarray, times: Any) -> Sample:
+        if times is None:
+            raise DataError("an irregular series (no rate) needs its times in seconds: {'values': …, 'times': …}.")
+        seconds = np.asarray(_read(times), dtype=np.float64).reshape(-1)
+        if len(seconds) != len(values):
+            raise DataError(f"the series has {len(values)} values but {len(seconds)} times.")
+        if len(seconds) and not (np.isfinite(seconds).all() and seconds.min() >= 0 and seconds.max() <= self.seconds):
+            raise DataError(f"times must lie between 0 and {self.seconds} s; got {seconds.min()} to {seconds.max()}.")
+        return Sample(values, coords=seconds[:, None].astype(np.float32), mask=self.checked(values, "the series"))
+
+    def fit(self, samples: Iterable[Sample]) -> Self:
+        """With mean and standard deviation per channel of the training series, when the recipe gives none."""
+        if self.mean is not None and self.std is not None:
+            return self
+        mean, std = moments(samples, self.channels)
+        return self.with_changes(mean=self.mean or mean, std=self.std or std)
+
+    def elements(self) -> int:
+        """M after the lift of a regular series; 0 for an irregular one, which has no fixed count."""
+        return 0 if self.rate is None else self.lift.build(1, self.channels).cells([self.steps])[0]
+
+    def collate(self, samples: Sequence[Sample | None]) -> Elements:
+        """Regular: (B, T, C) on the grid (T,). Irregular: padded to the longest, coords in seconds, masked."""
+        if self.rate is not None:
+            return collate_grid(samples, (self.steps,), self.channels)
+        longest = max((len(s.values) for s in samples if s is not None), default=0)
+        values = np.zeros((len(samples), longest, self.channels), np.float32)
+        coords = np.zeros((len(samples), longest, 1), np.float32)
+        mask = np.zeros((len(samples), longest), bool)
+        for row, sample in enumerate(samples):
+            if sample is not None:
+                assert sample.coords is not None, "an irregular sample has times"
+                count = len(sample.values)
+                values[row, :count], coords[row, :count] = sample.values, sample.coords
+                mask[row, :count] = True if sample.mask is None else sample.mask
+        return Elements(torch.from_numpy(values), coords=torch.from_numpy(coords), mask=torch.from_numpy(mask))
+
+    def build(self) -> Input:
+        """The module."""
+        if self.mean is None or self.std is None:
+            raise SpecError(
+                "series: mean and std are not known yet. perceivers.train learns them from the training split; "
+                "to build without training give both, per channel and in the sensor's own units."
+            )
+        for name, given in (("mean", self.mean), ("std", self.std)):
+            if len(given) != self.channels:
+                raise SpecError(f"series: {name} has {len(given)} numbers, but there are {self.channels} channels.")
+        lift = self.lift.build(1, self.channels)
+        # An irregular series is resolved as finely as a thousand steps would be, unless the recipe says otherwise.
+        cells = (1000,) if self.rate is None else lift.cells([self.steps])
+        if isinstance(self.position, NoPosition):
+            return GridInput(self.mean, self.std, lift, None, add=False)
+        add = self.position.join == "add"
+        return GridInput(self.mean, self.std, lift, self.position.build(cells), add, span=[self.seconds])
+
+
+def _read(value: Any) -> np.ndarray:
+    """An array from an array, a list, JSON text or a .npy / .csv file."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise DataError(f"the series is not valid JSON: {error}.") from None
+    if isinstance(value, (str, Path)):
+        return _read_file(Path(value))
+    try:
+        return np.asarray(value, dtype=None if isinstance(value, np.ndarray) else np.float64)
+    except (TypeError, ValueError):
+        raise DataError("the series is not a rectangle of numbers (use null for a missing one).") from None
+
+
+def _read_file(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise DataError(f"series file '{path}' does not exist; paths in a table are relative to the table.")
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+        if path.suffix in (".csv", ".txt"):
+            return np.genfromtxt(path, delimiter=",", dtype=np.float64)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"series file '{path}' is truncated or damaged: {error}.") from None
+    raise DataError(f"series file '{path}' is neither .npy nor .csv.")

@@ -1,0 +1,86 @@
+"""`text`: UTF-8 bytes, no tokenizer to train [P2 §4.1; official bytes_tokenizer.py]."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, PositiveInt
+from torch import nn
+
+from perceivers.elements import Elements
+from perceivers.errors import DataError
+from perceivers.inputs.base import Input, InputSettings, Lifted, Sample, collate_grid
+from perceivers.inputs.position import Learned, NoPosition, Position
+from perceivers.nn.initialisers import learned_array
+
+# PAD, BOS, EOS, MASK, CLS, SEP come first; a byte's id is its value + 6.
+SPECIAL_TOKENS = 6
+VOCABULARY = 256 + SPECIAL_TOKENS
+
+
+class TextInput(InputSettings):
+    """Text as bytes: id = byte + 6, 262 ids, padded to `length` with masked elements."""
+
+    kind: Literal["text"] = "text"
+    length: PositiveInt = 512
+    """The most bytes that the model reads."""
+    overflow: Literal["error", "truncate"] = "error"
+    """Longer text: an error, or only its first `length` bytes."""
+    channels: PositiveInt = 64
+    """Width of a byte's embedding."""
+    position: Position = Field(default_factory=lambda: Learned(channels=64, join="add"))
+
+    def parse(self, value: Any) -> Sample:
+        """A str, or bytes that must be UTF-8."""
+        if isinstance(value, (bytes, bytearray)):
+            try:
+                bytes(value).decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"the text is not UTF-8: byte {error.start} is 0x{value[error.start]:02x}; save it as UTF-8."
+                ) from None
+            data = bytes(value)
+        else:
+            data = str(value).encode("utf-8")
+        if len(data) > self.length:
+            if self.overflow == "error":
+                raise DataError(
+                    f"the text has {len(data)} bytes, but the input reads {self.length}. "
+                    "Raise length, or set overflow: truncate to read only the start."
+                )
+            data = data[: self.length]
+        values = np.zeros((self.length, 1), np.int64)
+        values[: len(data), 0] = np.frombuffer(data, np.uint8).astype(np.int64) + SPECIAL_TOKENS
+        return Sample(values, mask=np.arange(self.length) < len(data))
+
+    def elements(self) -> int:
+        """M: one element a byte."""
+        return self.length
+
+    def collate(self, samples: Sequence[Sample | None]) -> Elements:
+        """(B, length, 1) of ids on the grid (length,)."""
+        return collate_grid(samples, (self.length,), 1)
+
+    def build(self) -> Input:
+        """The module."""
+        if isinstance(self.position, NoPosition):
+            return Bytes(self.channels, None, add=False)
+        return Bytes(self.channels, self.position.build((self.length,)), add=self.position.join == "add")
+
+
+class Bytes(Input):
+    """Embeds ids and adds or appends their positions. Embeddings start as a unit normal cut at ±2 [haiku `Embed`]."""
+
+    def __init__(self, channels: int, position: nn.Module | None, add: bool) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, channels, _weight=learned_array(VOCABULARY, channels, std=1.0))
+        self.position = position
+        self.add = add
+        width = 0 if position is None else int(position.channels)  # pyright: ignore[reportArgumentType]
+        self.channels = channels if add else channels + width
+
+    def forward(self, elements: Elements) -> Lifted:
+        """Content (B, M, C), position (M, P), mask."""
+        content = self.embedding(elements.values[..., 0])
+        position = None if self.position is None else self.position(grid=elements.grid, like=content)
+        return Lifted(content, position, elements.mask, self.add)

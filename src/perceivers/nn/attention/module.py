@@ -1,0 +1,44 @@
+"""The attention module: four linears around `attend`."""
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from perceivers.errors import SpecError
+from perceivers.nn.attention.attend import attend
+from perceivers.nn.initialisers import block_linear
+
+
+class Attention(nn.Module):
+    """Multi-head attention with separate query/key, value and output widths [P2 §E; official `Attention`].
+
+    All four linears have biases. `qk_channels` (F) and `v_channels` (V) are totals over heads and must divide by `heads`.
+    """
+
+    def __init__(
+        self,
+        query_channels: int,
+        element_channels: int,
+        qk_channels: int,
+        v_channels: int,
+        output_channels: int,
+        heads: int = 1,
+    ) -> None:
+        super().__init__()
+        for name, channels in (("qk_channels", qk_channels), ("v_channels", v_channels)):
+            if channels % heads:
+                raise SpecError(f"{name} = {channels} cannot be split into {heads} heads; make it a multiple of {heads}.")
+        self.heads = heads
+        self.query = block_linear(query_channels, qk_channels)
+        self.key = block_linear(element_channels, qk_channels)
+        self.value = block_linear(element_channels, v_channels)
+        self.output = block_linear(v_channels, output_channels)
+
+    def forward(
+        self,
+        queries: Float[Tensor, "B O E"],
+        elements: Float[Tensor, "B M C"],
+        mask: Bool[Tensor, "B #O M"] | None = None,
+    ) -> Float[Tensor, "B O _"]:
+        """Each query reads the elements; (B, O, output_channels). A query with nothing to read gives the output bias."""
+        read = attend(self.query(queries), self.key(elements), self.value(elements), self.heads, mask)
+        return self.output(read)

@@ -1,0 +1,117 @@
+"""The three blocks of every Perceiver: MLP, cross-attend, self-attend [official perceiver.py; P2 §E.1]."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from perceivers.errors import unknown
+from perceivers.nn.attention import Attention
+from perceivers.nn.initialisers import block_linear
+
+LAYER_NORM_EPS = 1e-5
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def _relu_squared(x: Tensor) -> Tensor:
+    return torch.relu(x).square()
+
+
+# gelu_tanh: Perceiver and Perceiver IO. relu_squared: Perceiver AR and HiP. gelu: the exact form, used by other ports.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_tanh": _gelu_tanh,
+    "gelu": F.gelu,
+    "relu_squared": _relu_squared,
+}
+
+
+class MLP(nn.Module):
+    """Linear(C → w·C), activation, Linear(w·C → C); biases on both."""
+
+    def __init__(self, channels: int, widening: int = 1, activation: str = "gelu_tanh") -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise unknown("activation", activation, ACTIVATIONS)
+        self.activation = ACTIVATIONS[activation]
+        self.hidden = block_linear(channels, widening * channels)
+        self.output = block_linear(widening * channels, channels)
+
+    def forward(self, x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B C"]:
+        """The same shape as `x`."""
+        return self.output(self.activation(self.hidden(x)))
+
+
+class CrossAttend(nn.Module):
+    """Queries read elements: x = [q +] Attention(LN(q), LN(elements)); x = x + MLP(LN(x)).
+
+    `qk_channels` defaults to the elements' channels (`shape_for_attn='kv'` of the official code), `v_channels` to
+    `qk_channels`, `mlp` to `MLP(query_channels)`. The output has the queries' channels. Dropout acts on the attention's
+    and the MLP's output.
+    """
+
+    def __init__(
+        self,
+        query_channels: int,
+        element_channels: int,
+        heads: int = 1,
+        qk_channels: int | None = None,
+        v_channels: int | None = None,
+        mlp: MLP | None = None,
+        query_residual: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        qk = qk_channels or element_channels
+        self.query_norm = nn.LayerNorm(query_channels, LAYER_NORM_EPS)
+        self.element_norm = nn.LayerNorm(element_channels, LAYER_NORM_EPS)
+        self.attention = Attention(query_channels, element_channels, qk, v_channels or qk, query_channels, heads)
+        self.mlp_norm = nn.LayerNorm(query_channels, LAYER_NORM_EPS)
+        self.mlp = mlp or MLP(query_channels)
+        self.query_residual = query_residual
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        queries: Float[Tensor, "B O E"],
+        elements: Float[Tensor, "B M C"],
+        mask: Bool[Tensor, "B #O M"] | None = None,
+    ) -> Float[Tensor, "B O E"]:
+        """The queries after reading the elements that `mask` (True = may read) allows."""
+        read = self.dropout(self.attention(self.query_norm(queries), self.element_norm(elements), mask))
+        x = queries + read if self.query_residual else read
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class SelfAttend(nn.Module):
+    """Latents think among themselves, pre-norm: x = x + Attention(LN(x)); x = x + MLP(LN(x)).
+
+    `qk_channels` defaults to the latents' channels, `v_channels` to `qk_channels`, `mlp` to `MLP(channels)`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int = 8,
+        qk_channels: int | None = None,
+        v_channels: int | None = None,
+        mlp: MLP | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        qk = qk_channels or channels
+        self.norm = nn.LayerNorm(channels, LAYER_NORM_EPS)
+        self.attention = Attention(channels, channels, qk, v_channels or qk, channels, heads)
+        self.mlp_norm = nn.LayerNorm(channels, LAYER_NORM_EPS)
+        self.mlp = mlp or MLP(channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        """The latents after one round of self-attention and MLP."""
+        x = self.norm(latents)
+        x = latents + self.dropout(self.attention(x, x))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))

@@ -1,0 +1,132 @@
+"""Encoder and decoders: elements → latents → answers [P1 §3; P2 §3].
+
+An encoder is a list of distinct cross-attends, a list of distinct latent blocks and an `order` that names them. Weight
+sharing is naming one twice, so every published sharing is the same class and no parameter stands twice in a state dict.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from perceivers.errors import SpecError
+from perceivers.nn.blocks import CrossAttend, SelfAttend
+from perceivers.nn.initialisers import learned_array
+
+Step = tuple[Literal["cross", "block"], int]
+Sharing = Literal["all", "after_first", "none"]
+
+
+def shared_index(position: int, sharing: Sharing) -> int:
+    """Which distinct module stands at `position`: all → 0; after_first → 0, 1, 1, …; none → 0, 1, 2, …"""
+    return {"all": 0, "after_first": min(position, 1), "none": position}[sharing]
+
+
+def encoder_order(
+    cross_attends: int,
+    blocks: int,
+    interleaved: bool = False,
+    cross_sharing: Sharing = "none",
+    block_sharing: Sharing = "all",
+) -> list[Step]:
+    """The steps of an encoder.
+
+    Perceiver IO: one cross-attend, then `blocks` times the same block [models.md §4.1].
+    Perceiver (2021): cross-attends interleaved, the first with its own weights and the others sharing one set
+    (`after_first`), all latent blocks sharing one set [P1 §3.1 and its parameter counts; models.md §4.2].
+    Interleaved cross-attends are spread evenly: number t of T stands before block ⌊t·blocks/T⌋.
+    """
+    if interleaved and cross_attends > blocks:
+        raise SpecError(
+            f"{cross_attends} interleaved cross-attends need as many latent blocks, but there are {blocks}. "
+            "Raise encoder.blocks, or set encoder.interleaved: false to put them all at the start."
+        )
+    before = [t * blocks // cross_attends if interleaved else 0 for t in range(cross_attends)]
+    steps: list[Step] = []
+    crosses = 0
+    for block in range(max(blocks, 1)):
+        while crosses < cross_attends and before[crosses] == block:
+            steps.append(("cross", shared_index(crosses, cross_sharing)))
+            crosses += 1
+        if block < blocks:
+            steps.append(("block", shared_index(block, block_sharing)))
+    return steps
+
+
+class Encoder(nn.Module):
+    """Learned latents read the elements and think: (B, M, C) → (B, N, D). No final norm [models.md §1]."""
+
+    def __init__(
+        self,
+        latents: int,
+        channels: int,
+        cross_attends: Sequence[CrossAttend],
+        blocks: Sequence[Sequence[SelfAttend]],
+        order: Sequence[Step],
+        init_std: float = 0.02,
+    ) -> None:
+        super().__init__()
+        self.latents = learned_array(latents, channels, std=init_std)
+        self.cross_attends = nn.ModuleList(cross_attends)
+        self.blocks = nn.ModuleList(nn.ModuleList(block) for block in blocks)
+        self.order = tuple(order)
+
+    def forward(
+        self, elements: Float[Tensor, "B M C"], mask: Bool[Tensor, "B M"] | None = None
+    ) -> Float[Tensor, "B N D"]:
+        """Latents after every step of the order. `mask` is True where an element is real.
+
+        A masked element changes nothing, whatever it holds. With nothing to read the attention gives zeros before its
+        output projection. Latent self-attends are never masked.
+        """
+        if mask is not None:
+            elements = torch.where(mask[..., None], elements, elements.new_zeros(()))
+        readable = None if mask is None else mask[:, None]
+        x = self.latents.expand(elements.shape[0], -1, -1)
+        for kind, index in self.order:
+            if kind == "cross":
+                x = self.cross_attends[index](x, elements, readable)
+            else:
+                for layer in self.blocks[index]:
+                    x = layer(x)
+        return x
+
+
+class Decoder(nn.Module):
+    """Queries read the latents: (B, O, E) × (B, N, D) → (B, O, E) [P2 §3.2].
+
+    Queries may be learned (`LearnedPosition`), positional (`FourierPosition`) or any given array. Each query is answered
+    alone, so any chunking gives the same answer.
+    """
+
+    def __init__(self, cross_attend: CrossAttend) -> None:
+        super().__init__()
+        self.cross_attend = cross_attend
+
+    def forward(
+        self,
+        queries: Float[Tensor, "B O E"],
+        latents: Float[Tensor, "B N D"],
+        mask: Bool[Tensor, "B O"] | None = None,
+        chunk: int | None = None,
+    ) -> Float[Tensor, "B O E"]:
+        """Answers in the order of the queries; at most `chunk` queries at once.
+
+        `mask` False: that query reads nothing (the official query mask).
+        """
+        if chunk is None or queries.shape[1] <= chunk:
+            readable = None if mask is None else mask[..., None].expand(-1, -1, latents.shape[1])
+            return self.cross_attend(queries, latents, readable)
+        masks = [None] * -(-queries.shape[1] // chunk) if mask is None else list(mask.split(chunk, dim=1))
+        parts = [self(q, latents, m) for q, m in zip(queries.split(chunk, dim=1), masks, strict=True)]
+        return torch.cat(parts, dim=1)
+
+
+class AverageDecoder(nn.Module):
+    """The 2021 Perceiver's read-out: the mean of the latents answers one query [P1 §3.1]. No parameters."""
+
+    def forward(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B 1 D"]:
+        """The mean over latents as one answer."""
+        return latents.mean(dim=1, keepdim=True)

@@ -1,0 +1,112 @@
+"""Position encodings as modules: a grid or coordinates in, position channels out (models.md §2 of the plan).
+
+Each is called as `encoding(grid=…)` → (M, P), the same for every sample, or `encoding(coords=…)` → (B, M, P) with
+coordinates already scaled to [−1, 1]. Each says its width in `.channels`.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from perceivers.errors import DataError
+from perceivers.nn.initialisers import learned_array, plain_linear
+from perceivers.positions import fourier_channels, fourier_features, linear_positions, sinusoidal_features
+
+
+class FourierPosition(nn.Module):
+    """Fourier features of grid cells or coordinates [P1 §3.2]; no parameters.
+
+    `resolution`: μ per axis. It is independent of the grid: released models encode one grid at another's resolution.
+    The table of the last grid is kept, since it is the same for every batch.
+    """
+
+    def __init__(
+        self, resolution: Sequence[float], bands: int, concat_position: bool = True, sine_only: bool = False
+    ) -> None:
+        super().__init__()
+        self.resolution = tuple(resolution)
+        self.bands = bands
+        self.concat_position = concat_position
+        self.sine_only = sine_only
+        self.channels = fourier_channels(len(self.resolution), bands, concat_position, sine_only)
+        self._table: tuple[tuple[int, ...], Tensor] | None = None
+
+    def forward(
+        self,
+        grid: Sequence[int] | None = None,
+        coords: Float[Tensor, "B M A"] | None = None,
+        like: Tensor | None = None,
+    ) -> Float[Tensor, "*B M P"]:
+        """(M, P) for a grid, (B, M, P) for coordinates; dtype and device of `like` (or of `coords`)."""
+        if coords is not None:
+            return self._features(coords)
+        assert grid is not None, "a grid or coords"
+        assert like is not None, "a grid alone says neither dtype nor device"
+        key = tuple(grid)
+        table = self._table
+        if table is None or table[0] != key or table[1].dtype != like.dtype or table[1].device != like.device:
+            positions = linear_positions(key, like.dtype if like.dtype == torch.float64 else torch.float32)
+            table = (key, self._features(positions).to(like.device, like.dtype))
+            self._table = table
+        return table[1]
+
+    def _features(self, positions: Tensor) -> Tensor:
+        return fourier_features(positions, self.bands, self.resolution, self.concat_position, self.sine_only)
+
+
+class LearnedPosition(nn.Module):
+    """A trainable array, one row a grid cell: (M, P), truncated normal 0.02 [P1 §3.2, released IO models].
+
+    `project`: an optional linear with bias behind it (`project_pos_dim` of the official code).
+    """
+
+    def __init__(self, grid: Sequence[int], channels: int, std: float = 0.02, project: int | None = None) -> None:
+        super().__init__()
+        self.grid = tuple(grid)
+        self.table = learned_array(math.prod(self.grid), channels, std=std)
+        self.projection = plain_linear(channels, project) if project else None
+        self.channels = project or channels
+
+    def forward(
+        self,
+        grid: Sequence[int] | None = None,
+        coords: Float[Tensor, "B M A"] | None = None,
+        like: Tensor | None = None,
+    ) -> Float[Tensor, "M P"]:
+        """(M, P). Raises `DataError` for any grid but the one it was made for, and for coordinates."""
+        if grid is None or tuple(grid) != self.grid:
+            given = "coordinates" if grid is None else f"a grid of {tuple(grid)}"
+            raise DataError(
+                f"learned positions were made for a grid of {self.grid}, but the input has {given}. "
+                "Use that size, or a fourier position, which takes any."
+            )
+        return self.table if self.projection is None else self.projection(self.table)
+
+
+class SinusoidalPosition(nn.Module):
+    """Transformer sinusoids of the cell index or of a coordinate in steps, one axis [Vaswani et al. 2017 §3.5].
+
+    Coordinates in [−1, 1] are read as if they spanned `steps` cells.
+    """
+
+    def __init__(self, channels: int, steps: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.steps = steps
+
+    def forward(
+        self,
+        grid: Sequence[int] | None = None,
+        coords: Float[Tensor, "B M A"] | None = None,
+        like: Tensor | None = None,
+    ) -> Float[Tensor, "*B M P"]:
+        """(M, P) for a grid of one axis, (B, M, P) for coordinates of one axis."""
+        if coords is not None:
+            return sinusoidal_features((coords[..., 0] + 1) / 2 * (self.steps - 1), self.channels)
+        assert grid is not None, "a grid or coords"
+        assert like is not None, "a grid alone says neither dtype nor device"
+        index = torch.arange(math.prod(grid), device=like.device, dtype=like.dtype)
+        return sinusoidal_features(index, self.channels)

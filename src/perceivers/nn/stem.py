@@ -1,0 +1,127 @@
+"""Lifts: from raw grid cells to element channels. Patches, 1×1 and strided convolution stems, debiased batch norm."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from perceivers.nn.initialisers import truncated_normal_
+
+_CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d}
+_POOLS = {1: F.max_pool1d, 2: F.max_pool2d}
+
+
+def space_to_depth(x: Float[Tensor, "B *grid C"], patch: Sequence[int]) -> Float[Tensor, "B *cells P"]:
+    """Patches as channels: (B, n1, …, nA, C) → (B, n1/p1, …, nA/pA, p1·…·pA·C); channel order (p1, …, pA, c).
+
+    The order is the official one, (dt, dh, dw, c) for video [deepmind-research io_processors.py].
+    """
+    axes = len(patch)
+    batch, *grid, channels = x.shape
+    split = [n for size, p in zip(grid, patch, strict=True) for n in (size // p, p)]
+    x = x.reshape(batch, *split, channels)
+    cells = [1 + 2 * a for a in range(axes)]
+    inside = [2 + 2 * a for a in range(axes)]
+    x = x.permute(0, *cells, *inside, 1 + 2 * axes)
+    return x.reshape(batch, *[size // p for size, p in zip(grid, patch, strict=True)], math.prod(patch) * channels)
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's SAME: (before, after), the odd one after. On 224, kernel 7, stride 2: (2, 3)."""
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def _pad_same(x: Tensor, kernel: int, stride: int, value: float) -> Tensor:
+    # F.pad counts axes from the last one back.
+    padding = [side for size in reversed(x.shape[2:]) for side in same_padding(size, kernel, stride)]
+    return F.pad(x, padding, value=value) if any(padding) else x
+
+
+class DebiasedBatchNorm(nn.Module):
+    """Batch norm as haiku's: eps 1e-5, biased variance, zero-debiased running averages of decay 0.9.
+
+    hidden ← 0.9·hidden + 0.1·batch; average = hidden / (1 − 0.9^count); evaluation uses the averages. Before the first
+    training batch they are mean 0 and variance 1. Input (B, C, n1, …); statistics over all but C.
+    """
+
+    mean_hidden: Tensor
+    mean_average: Tensor
+    variance_hidden: Tensor
+    variance_average: Tensor
+    count: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5, decay: float = 0.9) -> None:
+        super().__init__()
+        self.eps = eps
+        self.decay = decay
+        self.scale = nn.Parameter(torch.ones(channels))
+        self.offset = nn.Parameter(torch.zeros(channels))
+        for name in ("mean_hidden", "mean_average", "variance_hidden"):
+            self.register_buffer(name, torch.zeros(channels))
+        self.register_buffer("variance_average", torch.ones(channels))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Float[Tensor, "B C *grid"]) -> Float[Tensor, "B C *grid"]:
+        """Normalised over the batch in training, by the averages in evaluation."""
+        if self.training and x.shape[0] > 0:
+            over = [0, *range(2, x.ndim)]
+            with torch.no_grad():
+                variance, mean = torch.var_mean(x, dim=over, correction=0)
+                self._update(mean, variance)
+            return F.batch_norm(x, None, None, self.scale, self.offset, training=True, eps=self.eps)
+        return F.batch_norm(
+            x, self.mean_average, self.variance_average, self.scale, self.offset, training=False, eps=self.eps
+        )
+
+    def _update(self, mean: Tensor, variance: Tensor) -> None:
+        self.count += 1
+        debias = 1 - self.decay ** self.count.to(mean.dtype)
+        for hidden, average, batch in (
+            (self.mean_hidden, self.mean_average, mean),
+            (self.variance_hidden, self.variance_average, variance),
+        ):
+            hidden.mul_(self.decay).add_(batch, alpha=1 - self.decay)
+            average.copy_(hidden / debias)
+
+
+class ConvStem(nn.Module):
+    """Strided convolutions with SAME padding: [conv (no bias) → batch norm → ReLU → max-pool 3, stride 2] × layers.
+
+    With axes 2, kernel 7, stride 2, one layer and pooling it is the conv preprocessor of Perceiver IO: 224 → 56
+    [models.md §3]. `pool=False` leaves the pooling out. Channels last in and out.
+    """
+
+    def __init__(
+        self, axes: int, inputs: int, channels: int = 64, kernel: int = 7, stride: int = 2, layers: int = 1, pool: bool = True
+    ) -> None:
+        super().__init__()
+        self.axes, self.kernel, self.stride, self.pool = axes, kernel, stride, pool
+        widths = [inputs] + [channels] * layers
+        self.convolutions = nn.ModuleList(
+            _CONVOLUTIONS[axes](a, b, kernel, stride, bias=False) for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.norms = nn.ModuleList(DebiasedBatchNorm(channels) for _ in range(layers))
+        for convolution in self.convolutions:
+            fan_in = math.prod(convolution.weight.shape[1:])
+            truncated_normal_(convolution.weight, 1 / math.sqrt(fan_in))
+        self.channels = channels
+
+    def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
+        """The grid that comes out for the `grid` that goes in."""
+        for _ in self.convolutions:
+            grid = [-(-n // self.stride) for n in grid]
+            grid = [-(-n // 2) for n in grid] if self.pool else grid
+        return tuple(grid)
+
+    def forward(self, x: Float[Tensor, "B *grid C"]) -> Float[Tensor, "B *cells P"]:
+        """(B, n1, …, C) → (B, m1, …, channels)."""
+        x = x.movedim(-1, 1)
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            x = torch.relu(norm(convolution(_pad_same(x, self.kernel, self.stride, 0.0))))
+            if self.pool:
+                x = _POOLS[self.axes](_pad_same(x, 3, 2, -math.inf), 3, 2)
+        return x.movedim(1, -1)
