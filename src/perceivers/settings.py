@@ -53,7 +53,8 @@ def _explain(settings: type[BaseModel], fault: Any) -> str:
     if kind == "missing":
         return f"{dotted}: is missing."
     if kind == "literal_error":
-        hint = near_miss(fault["input"], [p.strip(" '") for p in str(context["expected"]).replace(" or ", ",").split(",")])
+        expected = [name.strip(" '") for name in str(context["expected"]).replace(" or ", ",").split(",")]
+        hint = near_miss(fault["input"], expected)
         return f"{dotted}: {fault['input']!r} is not one of {context['expected']}.{hint}"
     message = fault["msg"].removeprefix("Value error, ")
     return f"{dotted}: {message[0].lower()}{message[1:]} (got {fault['input']!r})."

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field, PositiveInt
 
+from perceivers.cells import class_name
 from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError
 from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid
@@ -78,14 +79,3 @@ class CategoryInput(InputSettings):
         if missing:
             raise SpecError(f"category: no classes are given for column {', '.join(missing)}.")
         return CategoryCells([len(self.classes[column]) for column in self.columns], self.channels)
-
-
-def class_name(cell: Any) -> str | None:
-    """A cell as a class name: None for empty and NaN; whole floats read as integers, so that 3.0 and 3 are one class."""
-    if cell is None or (isinstance(cell, (float, np.floating)) and np.isnan(cell)):
-        return None
-    if isinstance(cell, (float, np.floating)) and float(cell).is_integer():
-        cell = int(cell)
-    if isinstance(cell, (bool, np.bool_)):
-        return "true" if cell else "false"
-    return str(cell).strip() or None

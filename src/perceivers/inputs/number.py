@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field, PositiveInt
 
+from perceivers.cells import number
 from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError
 from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid
@@ -29,17 +30,15 @@ class NumberInput(InputSettings):
 
     def parse(self, value: Any) -> Sample:
         """{column: number} or a list in column order; None, empty and NaN cells are masked."""
-        cells = [self._number(c, n) for c, n in zip(cells_of(value, self.columns), self.columns, strict=True)]
+        cells = [self._cell(c, n) for c, n in zip(cells_of(value, self.columns), self.columns, strict=True)]
         values = np.array(cells, dtype=np.float64)[:, None]
         return Sample(values, mask=self.checked(values, "the row"))
 
-    def _number(self, cell: Any, column: str) -> float:
-        if cell is None or (isinstance(cell, str) and not cell.strip()):
-            return float("nan")
+    def _cell(self, cell: Any, column: str) -> float:
         try:
-            return float(cell)
-        except (TypeError, ValueError):
-            raise DataError(f"column '{column}' holds {cell!r}, which is not a number.") from None
+            return number(cell)
+        except DataError as error:
+            raise DataError(f"column '{column}': {error}") from None
 
     def fit(self, samples: Iterable[Sample]) -> Self:
         """With mean and standard deviation per column of the training rows, when the recipe gives none."""

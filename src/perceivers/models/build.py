@@ -1,0 +1,91 @@
+"""Spec → Model: the only file that knows every class."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from perceivers.models.model import Fusion, Model
+from perceivers.models.spec import AttentionSpec, AverageDecoderSpec, CrossDecoder, EncoderSpec, Spec, as_spec
+from perceivers.nn import MLP, AverageDecoder, CrossAttend, Decoder, Encoder, SelfAttend
+from perceivers.nn.perceiver import encoder_order
+
+
+def build(spec: "Spec | Mapping[str, Any]", device: torch.device | str = "cpu", seed: int | None = None) -> Model:
+    """A model with freshly drawn weights.
+
+    `spec`: a `Spec` or plain data of its shape. `device='meta'` gives shapes and counts at once, without memory.
+    `seed` fixes the draw and leaves torch's global generator as it was; None draws from that generator.
+    Raises `SpecError` for a spec that cannot be understood or is not complete.
+    """
+    spec = as_spec(spec)
+    if seed is None:
+        with torch.device(device):
+            return _build(spec)
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.manual_seed(seed)
+        return _build(spec)
+
+
+def _build(spec: Spec) -> Model:
+    inputs = {name: spec.inputs[name].build() for name in sorted(spec.inputs)}
+    widths = {name: module.channels for name, module in inputs.items()}
+    fusion = Fusion(widths, spec.encoder.padding) if len(inputs) > 1 else None
+    channels = fusion.channels if fusion else next(iter(widths.values()))
+    encoder = _encoder(spec, channels)
+    averaging = isinstance(spec.decoder, AverageDecoderSpec)
+    queries = {name: output.query.channels or spec.latents.channels for name, output in spec.outputs.items()}
+    read = {name: spec.latents.channels for name in queries} if averaging else queries
+    several = len(queries) > 1 and isinstance(spec.decoder, CrossDecoder)
+    query_fusion = Fusion(queries, spec.decoder.padding) if several and isinstance(spec.decoder, CrossDecoder) else None
+    asked = {name: query_fusion.channels if query_fusion else read[name] for name in queries}
+    outputs = {name: spec.outputs[name].build(queries[name], asked[name], averaging) for name in sorted(queries)}
+    return Model(spec, inputs, fusion, encoder, outputs, query_fusion, _decoder(spec, max(asked.values())))
+
+
+def _encoder(spec: Spec, channels: int) -> Encoder:
+    e, width = spec.encoder, spec.latents.channels
+    order = encoder_order(e.cross_attends, e.blocks, e.interleaved, e.cross_sharing, e.block_sharing)
+    crosses = {index for kind, index in order if kind == "cross"}
+    blocks = {index for kind, index in order if kind == "block"}
+    return Encoder(
+        spec.latents.count,
+        width,
+        [_cross_attend(e, width, channels) for _ in crosses],
+        [[_self_attend(e, width) for _ in range(e.layers)] for _ in blocks],
+        order,
+        spec.latents.init_std,
+    )
+
+
+def _cross_attend(e: EncoderSpec, latent_channels: int, channels: int) -> CrossAttend:
+    return CrossAttend(
+        latent_channels,
+        channels,
+        e.cross.heads,
+        e.cross.qk_channels,
+        e.cross.v_channels,
+        _mlp(latent_channels, e.cross, e.activation),
+        e.cross.query_residual,
+        e.dropout,
+    )
+
+
+def _self_attend(e: EncoderSpec, channels: int) -> SelfAttend:
+    a = e.self_attend
+    return SelfAttend(channels, a.heads, a.qk_channels, a.v_channels, _mlp(channels, a, e.activation), e.dropout)
+
+
+def _mlp(channels: int, attention: AttentionSpec, activation: str) -> MLP:
+    return MLP(channels, attention.widening, activation)
+
+
+def _decoder(spec: Spec, query_channels: int) -> Decoder | AverageDecoder:
+    d = spec.decoder
+    if isinstance(d, AverageDecoderSpec):
+        return AverageDecoder()
+    mlp = MLP(query_channels, d.widening, spec.encoder.activation)
+    cross = CrossAttend(
+        query_channels, spec.latents.channels, d.heads, d.qk_channels, d.v_channels, mlp, d.query_residual
+    )
+    return Decoder(cross)

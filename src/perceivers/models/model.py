@@ -1,0 +1,139 @@
+"""The model: `encode` a batch into latents, `decode` latents into predictions; `forward` is their composition."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from perceivers.elements import Batch, Elements
+from perceivers.errors import DataError, unknown
+from perceivers.inputs import Input, Lifted
+from perceivers.models.spec import Spec
+from perceivers.nn import AverageDecoder, Decoder, Encoder
+from perceivers.nn.initialisers import learned_array
+from perceivers.outputs import Output
+
+
+class Fusion(nn.Module):
+    """Several arrays of elements as one: each padded to the same channels by a trainable embedding of its own.
+
+    channels: name → C. `padding` channels are added to the widest. Arrays are joined in sorted order of their names
+    [models.md §1 and §3: multimodal preprocessor and decoder].
+    """
+
+    def __init__(self, channels: Mapping[str, int], padding: int) -> None:
+        super().__init__()
+        self.channels = max(channels.values()) + padding
+        self.embeddings = nn.ParameterDict({n: learned_array(1, self.channels - channels[n]) for n in sorted(channels)})
+
+    def pad(self, name: str, x: Tensor) -> Tensor:
+        """(B, M, c) of that name → (B, M, channels)."""
+        return torch.cat([x, self.embeddings[name].expand(*x.shape[:2], -1)], dim=-1)
+
+
+class Model(nn.Module):
+    """A Perceiver over named inputs and outputs. Made by `perceivers.build` or `perceivers.load`.
+
+    Any input may be absent (left out of the batch), masked in part, or NaN.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        inputs: Mapping[str, Input],
+        fusion: Fusion | None,
+        encoder: Encoder,
+        outputs: Mapping[str, Output],
+        query_fusion: Fusion | None,
+        decoder: Decoder | AverageDecoder,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.inputs = nn.ModuleDict({name: inputs[name] for name in sorted(inputs)})
+        self.fusion = fusion
+        self.encoder = encoder
+        self.outputs = nn.ModuleDict({name: outputs[name] for name in sorted(outputs)})
+        self.query_fusion = query_fusion
+        self.decoder = decoder
+
+    def forward(self, batch: "Batch | Mapping[str, Any] | Sequence[Mapping[str, Any]]") -> dict[str, Tensor]:
+        """Predictions by output name, each (B, width): logits, or numbers on the standardised scale."""
+        return self.decode(self.encode(batch))
+
+    def encode(self, batch: "Batch | Mapping[str, Any] | Sequence[Mapping[str, Any]]") -> Tensor:
+        """Latents (B, N, D) of a `Batch`, or of one raw sample, or of a list of raw samples (see `collate`)."""
+        if not isinstance(batch, Batch):
+            batch = self.collate([batch] if isinstance(batch, Mapping) else batch)
+        for name in batch.inputs:
+            if name not in self.inputs:
+                raise unknown("input", name, self.inputs, DataError)
+        lifted = {name: self._lift(name, batch.inputs[name]) for name in self.inputs if name in batch.inputs}
+        elements, mask = self._joined(lifted, batch.size)
+        return self.encoder(elements, mask)
+
+    def decode(self, latents: Tensor, outputs: Iterable[str] | None = None, chunk: int | None = None) -> dict[str, Tensor]:
+        """Predictions of the named outputs (default: all). At most `chunk` queries at once; any gives the same answer."""
+        names = list(self.outputs) if outputs is None else sorted(outputs)
+        for name in names:
+            if name not in self.outputs:
+                raise unknown("output", name, self.outputs)
+        if isinstance(self.decoder, AverageDecoder):
+            answers = self.decoder(latents)
+            return {name: self._output(name).predict(answers) for name in names}
+        queries = [self._queries(name, latents.shape[0]) for name in names]
+        counts = [q.shape[1] for q in queries]
+        parts = self.decoder(torch.cat(queries, dim=1), latents, chunk=chunk).split(counts, dim=1)
+        return {name: self._output(name).predict(part) for name, part in zip(names, parts, strict=True)}
+
+    def collate(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
+        """A `Batch` from raw samples: input name → raw value. A name that is left out, or None, is absent."""
+        for sample in samples:
+            for name in sample:
+                if name not in self.inputs:
+                    raise unknown("input", name, self.inputs, DataError)
+        parsed = {
+            name: [None if s.get(name) is None else kind.parse(s[name]) for s in samples]
+            for name, kind in self.spec.inputs.items()
+        }
+        inputs = {n: self.spec.inputs[n].collate(column) for n, column in parsed.items() if any(s is not None for s in column)}
+        return Batch(inputs, len(samples)).to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.encoder.latents.device
+
+    def _output(self, name: str) -> Output:
+        output = self.outputs[name]
+        assert isinstance(output, Output), "outputs are Outputs"
+        return output
+
+    def _lift(self, name: str, elements: Elements) -> Lifted:
+        return self.inputs[name](elements)
+
+    def _queries(self, name: str, batch: int) -> Tensor:
+        queries = self._output(name).queries(batch)
+        return queries if self.query_fusion is None else self.query_fusion.pad(name, queries)
+
+    def _joined(self, lifted: Mapping[str, Lifted], batch: int) -> tuple[Tensor, Tensor | None]:
+        """All elements (B, M, C) in sorted order of their inputs' names, and their mask."""
+        if not lifted:
+            channels = self.fusion.channels if self.fusion else next(iter(self.inputs.values())).channels
+            return self.encoder.latents.new_zeros(batch, 0, int(channels)), None  # pyright: ignore[reportArgumentType]
+        arrays = [part.joined() if self.fusion is None else self.fusion.pad(name, part.joined()) for name, part in lifted.items()]
+        elements = arrays[0] if len(arrays) == 1 else torch.cat(arrays, dim=1)
+        if all(part.mask is None for part in lifted.values()):
+            return elements, None
+        masks = [
+            torch.ones(a.shape[:2], dtype=torch.bool, device=a.device) if part.mask is None else part.mask
+            for a, part in zip(arrays, lifted.values(), strict=True)
+        ]
+        return elements, torch.cat(masks, dim=1)
+
+    def save(self, folder: "str | Path") -> Path:
+        """Write a model directory that `perceivers.load` opens; see `perceivers.models.weights.save`."""
+        from perceivers.models.weights import save
+
+        return save(self, Path(folder))

@@ -1,0 +1,116 @@
+"""The presets: published models as data, each with paper, table and exact parameter count (models.md §4 of the plan)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from perceivers.errors import unknown
+from perceivers.models.spec import Spec, as_spec
+
+P1 = "Perceiver: General Perception with Iterative Attention, arXiv 2103.03206"
+P2 = "Perceiver IO: A General Architecture for Structured Inputs & Outputs, arXiv 2107.14795"
+
+# ImageNet statistics of the official preprocessing, in units of 0–255.
+_IMAGENET: dict[str, Any] = {
+    "kind": "image",
+    "size": [224, 224],
+    "channels": 3,
+    "resize": "crop",
+    "mean": [0.485 * 255, 0.456 * 255, 0.406 * 255],
+    "std": [0.229 * 255, 0.224 * 255, 0.225 * 255],
+}
+_CLASSES = {"kind": "category", "classes": [f"class_{i:03d}" for i in range(1000)]}
+_LATENTS = {"count": 512, "channels": 1024}
+_TOWER = {"blocks": 8, "layers": 6, "block_sharing": "all", "cross": {"heads": 1}, "self_attend": {"heads": 8}}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A published model. `parameters` is exact and tested; `result` is the paper's."""
+
+    name: str
+    spec: Mapping[str, Any]
+    parameters: int
+    paper: str
+    table: str
+    result: str
+
+    def build_spec(self) -> Spec:
+        """The spec, validated."""
+        return as_spec(self.spec, f"preset {self.name}")
+
+
+def _fourier(bands: int) -> dict[str, Any]:
+    return {"kind": "fourier", "bands": bands}
+
+
+def _imagenet(image: Mapping[str, Any], encoder: Mapping[str, Any], decoder: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "inputs": {"image": {**_IMAGENET, **image}},
+        "latents": _LATENTS,
+        "encoder": {**_TOWER, **encoder},
+        "decoder": dict(decoder),
+        "outputs": {"label": _CLASSES},
+    }
+
+
+_AVERAGE = {"kind": "average"}
+_LEARNED = {
+    "lift": {"kind": "conv1x1", "channels": 256},
+    "position": {"kind": "learned", "channels": 256, "project": 256},
+}
+_CONV = {"lift": {"kind": "conv", "channels": 64}, "position": _fourier(64)}
+_INTERLEAVED = {"cross_attends": 8, "interleaved": True, "cross_sharing": "after_first"}
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            "perceiver-imagenet-fourier",
+            _imagenet({"position": _fourier(64)}, _INTERLEAVED, _AVERAGE),
+            44_912_254,
+            P1,
+            "Table 1 and §4.1; eight cross-attends, the last seven sharing weights",
+            "ImageNet top-1 78.0, 707.2 GFLOPs",
+        ),
+        Preset(
+            "perceiver-imagenet-fourier-1x",
+            _imagenet({"position": _fourier(64)}, {}, _AVERAGE),
+            42_135_859,
+            P1,
+            "§4.1 ablations; a single cross-attend",
+            "ImageNet top-1 76.7, 404.3 GFLOPs",
+        ),
+        Preset(
+            "perceiver-io-imagenet-fourier",
+            _imagenet({"position": _fourier(64)}, {}, {"kind": "cross_attend", "query_residual": True}),
+            48_440_627,
+            P2,
+            "Table 7, 2D Fourier features; released checkpoint",
+            "ImageNet top-1 79.0, 407 GFLOPs",
+        ),
+        Preset(
+            "perceiver-io-imagenet-learned",
+            _imagenet(_LEARNED, {}, {"kind": "cross_attend", "query_residual": False}),
+            62_255_848,
+            P2,
+            "Table 7, learned positions; released checkpoint",
+            "ImageNet top-1 72.7, 407 GFLOPs",
+        ),
+        Preset(
+            "perceiver-io-imagenet-conv",
+            _imagenet(_CONV, {}, {"kind": "cross_attend", "query_residual": True}),
+            48_646_522,
+            P2,
+            "Table 7, 2D convolutional preprocessing; released checkpoint",
+            "ImageNet top-1 82.1, 369 GFLOPs",
+        ),
+    )
+}
+
+
+def preset(name: str) -> Preset:
+    """The preset called `name`. Raises `SpecError` with the near miss."""
+    if name not in PRESETS:
+        raise unknown("preset", name, PRESETS)
+    return PRESETS[name]

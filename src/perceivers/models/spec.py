@@ -1,0 +1,120 @@
+"""The spec: what the weights need, at the grain of the papers' tables. Plain data, saved beside the weights."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from torch import nn
+
+from perceivers.inputs import AnyInput
+from perceivers.nn.perceiver import Sharing
+from perceivers.outputs import AnyOutput
+from perceivers.settings import Settings, parse_settings
+
+# Attributes that torch's containers have only as objects.
+_TAKEN = {"training"}
+
+Activation = Literal["gelu_tanh", "gelu", "relu_squared"]
+
+
+class Latents(Settings):
+    """The latent array (N, D)."""
+
+    count: PositiveInt = 128
+    """N."""
+    channels: PositiveInt = 128
+    """D."""
+    init_std: float = Field(0.02, gt=0)
+
+
+class AttentionSpec(Settings):
+    """The sizes of one sort of attention block."""
+
+    heads: PositiveInt = 1
+    qk_channels: PositiveInt | None = None
+    """F over all heads. None: cross-attends take the channels of what is read, self-attends the latents'."""
+    v_channels: PositiveInt | None = None
+    """None: as qk_channels."""
+    widening: PositiveInt = 1
+    """Hidden width of the MLP, in multiples of its channels."""
+
+
+class CrossSpec(AttentionSpec):
+    """A cross-attend."""
+
+    query_residual: bool = True
+    """Add the queries to what they read."""
+
+
+class EncoderSpec(Settings):
+    """How the latents read and think [P1 §3, P2 §3]."""
+
+    cross_attends: PositiveInt = 1
+    interleaved: bool = False
+    """Spread the cross-attends between the latent blocks (2021), or put them all at the start."""
+    cross_sharing: Sharing = "none"
+    """Whether cross-attends share weights: none, all, or after_first (2021)."""
+    blocks: NonNegativeInt = 1
+    """Latent blocks."""
+    layers: PositiveInt = 4
+    """Self-attends in a block."""
+    block_sharing: Sharing = "all"
+    """Whether blocks share weights: all (Perceiver, Perceiver IO), none, or after_first."""
+    cross: CrossSpec = CrossSpec()
+    self_attend: AttentionSpec = AttentionSpec(heads=8)
+    activation: Activation = "gelu_tanh"
+    dropout: float = Field(0.0, ge=0, lt=1)
+    padding: NonNegativeInt = 4
+    """With several inputs: channels of the learned modality embedding of the widest one [models.md §3]."""
+
+    @model_validator(mode="after")
+    def _order_exists(self) -> Self:
+        if self.interleaved and self.cross_attends > self.blocks:
+            raise ValueError(
+                f"{self.cross_attends} interleaved cross-attends need as many latent blocks, but blocks is {self.blocks}"
+            )
+        return self
+
+
+class CrossDecoder(Settings):
+    """Queries cross-attend the latents [P2 §3.2]."""
+
+    kind: Literal["cross_attend"] = "cross_attend"
+    heads: PositiveInt = 1
+    qk_channels: PositiveInt | None = None
+    v_channels: PositiveInt | None = None
+    widening: PositiveInt = 1
+    query_residual: bool = True
+    padding: NonNegativeInt = 2
+    """With several outputs: channels of the learned output embedding of the widest query [models.md §1]."""
+
+
+class AverageDecoderSpec(Settings):
+    """The mean of the latents, then a linear that starts at zero: the 2021 Perceiver's read-out [P1 §3.1]."""
+
+    kind: Literal["average"] = "average"
+
+
+class Spec(Settings):
+    """A whole model. Names of inputs and outputs are free; their order never matters (sorted by name)."""
+
+    inputs: Mapping[str, AnyInput] = Field(min_length=1)
+    latents: Latents = Latents()
+    encoder: EncoderSpec = EncoderSpec()
+    decoder: Annotated[CrossDecoder | AverageDecoderSpec, Field(discriminator="kind")] = CrossDecoder()
+    outputs: Mapping[str, AnyOutput] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_are_names(self) -> Self:
+        for name in [*self.inputs, *self.outputs]:
+            if not name.isidentifier():
+                raise ValueError(f"'{name}' cannot be a name: use letters, digits and underscores, no leading digit")
+            if hasattr(nn.ModuleDict, name) or hasattr(nn.ParameterDict, name) or name in _TAKEN:
+                raise ValueError(f"'{name}' is taken by torch's containers; call it '{name}_input' or the like")
+        return self
+
+
+def as_spec(data: "Spec | Mapping[str, Any]", where: str = "spec") -> Spec:
+    """A `Spec` from a spec or plain data. Raises `SpecError` with every fault and its near misses."""
+    return parse_settings(Spec, data, where)

@@ -1,0 +1,202 @@
+"""The model directory: weights, spec, card, recipe, class names. Whole or not at all; checked before it is trusted.
+
+    model.safetensors   the weights, and in its header what training saw
+    spec.json           the spec, complete: with class names and statistics of the training split
+    labels.json         class names by output, for people and programs that read no spec
+    card.md             what it was trained on, scores, limits, how to load
+    recipe.yaml         the recipe, when it was trained by one
+    manifest.json       size and SHA-256 of model.safetensors, spec.json and labels.json; written last
+
+Nothing executable, nothing pickled.
+"""
+
+import hashlib
+import json
+import struct
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from perceivers.atomic import replace_folder
+from perceivers.errors import ModelError, near_miss
+from perceivers.models.build import build
+from perceivers.models.model import Model
+from perceivers.models.spec import as_spec
+from perceivers.outputs.category import CategoryOutput
+
+WEIGHTS, SPEC, LABELS, CARD, RECIPE, MANIFEST = (
+    "model.safetensors",
+    "spec.json",
+    "labels.json",
+    "card.md",
+    "recipe.yaml",
+    "manifest.json",
+)
+CHECKED = (WEIGHTS, SPEC, LABELS)
+FORMAT = 1
+# safetensors accepts headers of 100 MB, which take minutes to read; the largest model here needs far less than this.
+MOST_HEADER_BYTES = 16 * 2**20
+MOST_TEXT_BYTES = 64 * 2**20
+
+
+def save(
+    model: Model,
+    folder: Path,
+    card: str | None = None,
+    recipe: str | None = None,
+    absence_seen: Sequence[str] | None = None,
+) -> Path:
+    """Write `model` to `folder`, replacing a model directory that is there; returns the folder.
+
+    card: Markdown. recipe: YAML text. absence_seen: the inputs that training showed as absent at times (None: unknown).
+    Raises `ModelError` when `folder` holds something else than a model, or cannot be written.
+    """
+    if folder.exists() and not is_model(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError(f"'{folder}' exists and is not a model directory; give another name.")
+    labels = {n: list(o.classes or ()) for n, o in model.spec.outputs.items() if isinstance(o, CategoryOutput)}
+    seen = "null" if absence_seen is None else json.dumps(sorted(absence_seen))
+    try:
+        with replace_folder(folder) as temporary:
+            tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+            save_file(tensors, temporary / WEIGHTS, metadata={"format": str(FORMAT), "absence_seen": seen})
+            (temporary / SPEC).write_text(json.dumps(model.spec.model_dump(mode="json"), indent=1) + "\n")
+            (temporary / LABELS).write_text(json.dumps(labels, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            (temporary / CARD).write_text(card or _plain_card(model), encoding="utf-8")
+            if recipe is not None:
+                (temporary / RECIPE).write_text(recipe, encoding="utf-8")
+            files = {name: _entry(temporary / name) for name in CHECKED}
+            (temporary / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=1) + "\n")
+    except OSError as error:
+        raise ModelError(f"the model could not be written to '{folder}': {error.strerror}. Nothing was changed.") from None
+    return folder
+
+
+def load(folder: str | Path, device: torch.device | str = "cpu") -> Model:
+    """The model in `folder`, in evaluation mode. Runs no code from it, and reads nothing before its size is checked.
+
+    Raises `ModelError` that names the file which is missing, altered or for another model. Warns when the model has
+    several inputs and never saw one of them absent in training.
+    """
+    folder = Path(folder)
+    _check_files(folder)
+    spec = as_spec(_read_json(folder / SPEC), str(folder / SPEC))
+    model = build(spec, device="meta")
+    metadata = _check_header(folder / WEIGHTS)
+    try:
+        tensors = load_file(folder / WEIGHTS, device=str(device))
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"'{folder / WEIGHTS}' cannot be read: {error}.") from None
+    _check_tensors(model, tensors, folder / WEIGHTS)
+    model.load_state_dict(tensors, assign=True)
+    for name, module in model.inputs.items():
+        _fill_buffers(module, spec.inputs[name].build().to(device))
+    for name, module in model.outputs.items():
+        _fill_buffers(module, spec.outputs[name].build(1, 1).to(device))
+    _warn_of_absence(model, metadata, folder)
+    return model.eval()
+
+
+def is_model(folder: Path) -> bool:
+    """Whether `folder` looks like a model directory."""
+    return (folder / SPEC).is_file() and (folder / WEIGHTS).is_file()
+
+
+def _fill_buffers(module: nn.Module, source: nn.Module) -> None:
+    """Copy the buffers that a state dict leaves out (statistics that live in the spec) into a module from meta."""
+    for name, buffer in source.named_buffers():
+        owner, _, leaf = name.rpartition(".")
+        target = module.get_submodule(owner)
+        if leaf in target._non_persistent_buffers_set:
+            target.register_buffer(leaf, buffer, persistent=False)
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    with path.open("rb") as stream:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+
+
+def _check_files(folder: Path) -> None:
+    if not folder.is_dir():
+        near = near_miss(folder.name, [p.name for p in folder.parent.iterdir()]) if folder.parent.is_dir() else ""
+        raise ModelError(f"there is no model directory '{folder}'.{near}")
+    for name in (*CHECKED, MANIFEST):
+        if not (folder / name).is_file():
+            present = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
+            raise ModelError(f"'{folder}' is not a whole model directory: {name} is missing. It holds: {present}.")
+    manifest = _read_json(folder / MANIFEST)
+    files = manifest.get("files") if isinstance(manifest, Mapping) else None
+    if not isinstance(files, Mapping) or manifest.get("format") != FORMAT:
+        raise ModelError(f"'{folder / MANIFEST}' is not a manifest of format {FORMAT}.")
+    for name in CHECKED:
+        if files.get(name) != _entry(folder / name):
+            raise ModelError(
+                f"'{folder / name}' is not the file that was saved: its size or SHA-256 differs from manifest.json. "
+                "Copy the directory again, or save the model anew from Python to change it."
+            )
+
+
+def _read_json(path: Path) -> Any:
+    if path.stat().st_size > MOST_TEXT_BYTES:
+        raise ModelError(f"'{path}' has {path.stat().st_size} bytes; the most is {MOST_TEXT_BYTES}.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"'{path}' is not JSON: {error}.") from None
+
+
+def _check_header(path: Path) -> Mapping[str, str]:
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if length > MOST_HEADER_BYTES or length + 8 > size:
+            raise ModelError(f"'{path}' is not a safetensors file, or is truncated.")
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError:
+            raise ModelError(f"'{path}' has a damaged safetensors header.") from None
+    return header.get("__metadata__", {})
+
+
+def _check_tensors(model: Model, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    wanted = model.state_dict()
+    missing, extra = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
+    if missing or extra:
+        parts = [f"{len(missing)} missing (first: {missing[0]})"] if missing else []
+        parts += [f"{len(extra)} not wanted (first: {extra[0]})"] if extra else []
+        raise ModelError(f"'{path}' does not fit spec.json: {'; '.join(parts)}.")
+    for name, tensor in wanted.items():
+        if tensors[name].shape != tensor.shape:
+            given, shape = tuple(tensors[name].shape), tuple(tensor.shape)
+            raise ModelError(f"'{path}' does not fit spec.json: {name} is {given}, wanted {shape}.")
+
+
+def _warn_of_absence(model: Model, metadata: Mapping[str, str], folder: Path) -> None:
+    seen = json.loads(metadata.get("absence_seen", "null"))
+    if seen is None or len(model.inputs) < 2:
+        return
+    never = [name for name in model.inputs if name not in seen]
+    if never:
+        warnings.warn(
+            f"{folder}: in training the input{'s' if len(never) > 1 else ''} {', '.join(never)} never went missing, so "
+            "answers without are untried. Train with training.input_dropout to make them trustworthy.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _plain_card(model: Model) -> str:
+    count = sum(p.numel() for p in model.parameters())
+    inputs = ", ".join(f"{name} ({kind.kind})" for name, kind in model.spec.inputs.items())
+    outputs = ", ".join(f"{name} ({kind.kind})" for name, kind in model.spec.outputs.items())
+    return (
+        f"# A Perceiver of {count:,} parameters\n\nInputs: {inputs}. Outputs: {outputs}.\n\n"
+        "Saved from Python; nothing is known of its training.\n\n"
+        "```python\nimport perceivers\n\nmodel = perceivers.load('this folder')\n```\n"
+    )

@@ -1,0 +1,139 @@
+"""`category` as an output: one of several classes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from perceivers.cells import class_name
+from perceivers.errors import DataError, SpecError, near_miss
+from perceivers.outputs.base import Output, OutputSettings
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+# The target of a sample whose class is not known.
+UNKNOWN = -1
+
+
+class CategoryOutput(OutputSettings):
+    """One class of `classes`: cross-entropy, accuracy, probabilities with names."""
+
+    kind: Literal["category"] = "category"
+    classes: tuple[str, ...] | None = None
+    """Class names in order. None: learned from the training split, sorted."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """s in (1−s)·y + s/K, in training only."""
+
+    def parse(self, value: Any) -> int | str:
+        """A class name as an index, or as a name before `fit`. Empty: unknown. Raises `DataError` for a new class."""
+        name = class_name(value)
+        if self.classes is None:
+            return "" if name is None else name
+        if name is None:
+            return UNKNOWN
+        if name not in self.classes:
+            known = ", ".join(self.classes[:20]) + (", …" if len(self.classes) > 20 else "")
+            raise DataError(
+                f"class '{name}' is not one that the model was made for.{near_miss(name, self.classes)} Classes: {known}."
+            )
+        return self.classes.index(name)
+
+    def fit(self, targets: Iterable[Any]) -> Self:
+        """With the sorted class names of the training split, when the recipe gives none."""
+        if self.classes is not None:
+            return self
+        found = sorted({str(t) for t in targets} - {""}, key=_natural)
+        if len(found) < 2:
+            what = f"only the class '{found[0]}'" if found else "no class at all"
+            raise DataError(
+                f"the target holds {what} in the training split; there is nothing to tell apart. "
+                "Check the target column and how the table is split."
+            )
+        return self.with_changes(classes=tuple(found))
+
+    def collate(self, targets: Sequence[Any]) -> Tensor:
+        """(B,) int64; −1 is unknown."""
+        return torch.tensor(targets, dtype=torch.int64)
+
+    def build(self, query_channels: int, read_channels: int, averaging: bool = False) -> "CategoryHead":
+        """The module."""
+        if self.classes is None:
+            raise SpecError(
+                "category output: classes are not known yet. perceivers.train learns them from the training split; "
+                "to build without training give classes: [name, name, …]."
+            )
+        return CategoryHead(self, query_channels, read_channels, averaging)
+
+    @property
+    def headline(self) -> tuple[str, Literal["max", "min"]]:
+        """Accuracy, the higher the better."""
+        return "accuracy", "max"
+
+
+class CategoryHead(Output):
+    """Logits (B, K) over the classes."""
+
+    def __init__(self, settings: CategoryOutput, query_channels: int, read_channels: int, averaging: bool) -> None:
+        assert settings.classes is not None, "built from complete settings"
+        super().__init__(settings.query, query_channels, read_channels, len(settings.classes), averaging)
+        self.classes = settings.classes
+        self.label_smoothing = settings.label_smoothing
+
+    def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy in nats; targets are indices (B,) with −1 unknown, or class probabilities (B, K)."""
+        logits = prediction.float()
+        smoothing = self.label_smoothing if self.training else 0.0
+        if target.ndim == 2:
+            known = torch.ones(len(target), dtype=torch.bool, device=target.device)
+            return F.cross_entropy(logits, target.float(), reduction="none", label_smoothing=smoothing), known
+        known = target >= 0
+        losses = F.cross_entropy(logits, target.clamp(min=0), reduction="none", label_smoothing=smoothing)
+        return losses, known
+
+    def metrics(self) -> "dict[str, Metric]":
+        """accuracy, macro F1, top-5 accuracy when there are more than five classes, and the confusion matrix."""
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
+
+        count = len(self.classes)
+        metrics: dict[str, Metric] = {
+            "accuracy": MulticlassAccuracy(count, average="micro"),
+            "f1": MulticlassF1Score(count, average="macro"),
+            "confusion": MulticlassConfusionMatrix(count),
+        }
+        if count > 5:
+            metrics["top5"] = MulticlassAccuracy(count, average="micro", top_k=5)
+        return metrics
+
+    def measure(self, metrics: "Mapping[str, Metric]", prediction: Tensor, target: Tensor) -> None:
+        """Add a batch; unknown targets are left out."""
+        known = target >= 0
+        if not bool(known.any()):
+            return
+        for metric in metrics.values():
+            metric.update(prediction[known].float(), target[known])
+
+    def answer(self, name: str, prediction: Tensor) -> list[dict[str, Any]]:
+        """{name: class, name_probability: p, name_probabilities: {class: p}} a sample."""
+        rows = []
+        for probabilities in prediction.float().softmax(-1).tolist():
+            best = max(range(len(probabilities)), key=probabilities.__getitem__)
+            rows.append(
+                {
+                    name: self.classes[best],
+                    f"{name}_probability": probabilities[best],
+                    f"{name}_probabilities": dict(zip(self.classes, probabilities, strict=True)),
+                }
+            )
+        return rows
+
+
+def _natural(name: str) -> tuple[int, float, str]:
+    """Numbers in numeric order before words, so that 10 comes after 9."""
+    try:
+        return (0, float(name), name)
+    except ValueError:
+        return (1, 0.0, name)

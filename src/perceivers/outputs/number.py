@@ -1,0 +1,124 @@
+"""`number` as an output: one or several numbers, in their own units."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from perceivers.cells import number
+from perceivers.errors import DataError, SpecError
+from perceivers.outputs.base import Output, OutputSettings
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+_LOSSES = {"l2": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
+
+
+class NumberOutput(OutputSettings):
+    """Numbers standardised by the training split: the loss on that scale, answers in the columns' units."""
+
+    kind: Literal["number"] = "number"
+    columns: tuple[str, ...] | None = None
+    """Target columns. None: one column, with the output's name."""
+    loss: Literal["l2", "l1", "huber"] = "l2"
+    mean: tuple[float, ...] | None = None
+    """Per column. None: learned from the training split."""
+    std: tuple[float, ...] | None = None
+
+    def table_columns(self, name: str) -> list[str]:
+        """The columns, or the output's own name."""
+        return list(self.columns) if self.columns else [name]
+
+    def parse(self, value: Any) -> tuple[float, ...]:
+        """A number, a list or {column: number}; missing ones are NaN. Raises `DataError` for words and infinities."""
+        if isinstance(value, Mapping):
+            value = list(value.values())
+        elif isinstance(value, str) or not hasattr(value, "__len__"):
+            value = [value]
+        numbers = tuple(number(cell) for cell in value)
+        if any(np.isinf(n) for n in numbers):
+            raise DataError("the target is infinite; leave the cell empty when it is unknown.")
+        return numbers
+
+    def fit(self, targets: Iterable[Any]) -> Self:
+        """With mean and standard deviation per column of the training targets, when the recipe gives none."""
+        if self.mean is not None and self.std is not None:
+            return self
+        rows = np.array(list(targets), dtype=np.float64)
+        real = np.isfinite(rows)
+        if not real.any(0).all():
+            raise DataError("a target column has no number in the training split; there is nothing to learn.")
+        mean, std = np.mean(rows, axis=0, where=real), np.std(rows, axis=0, where=real)
+        if not (std > 0).any():
+            raise DataError(
+                f"the target is the same number ({mean.tolist()}) in every training row; there is nothing to learn."
+            )
+        return self.with_changes(mean=self.mean or mean.tolist(), std=self.std or np.where(std > 0, std, 1.0).tolist())
+
+    def collate(self, targets: Sequence[Any]) -> Tensor:
+        """(B, columns) float32 in the columns' units; NaN is unknown."""
+        return torch.tensor(np.array(targets, dtype=np.float64), dtype=torch.float32)
+
+    def build(self, query_channels: int, read_channels: int, averaging: bool = False) -> "NumberHead":
+        """The module."""
+        if self.mean is None or self.std is None:
+            raise SpecError(
+                "number output: mean and std are not known yet. perceivers.train learns them from the training split; "
+                "to build without training give both, one number a column."
+            )
+        return NumberHead(self, query_channels, read_channels, averaging)
+
+    @property
+    def headline(self) -> tuple[str, Literal["max", "min"]]:
+        """Mean absolute error, the lower the better."""
+        return "mae", "min"
+
+
+class NumberHead(Output):
+    """Numbers (B, columns) on the standardised scale until they are answered."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, settings: NumberOutput, query_channels: int, read_channels: int, averaging: bool) -> None:
+        assert settings.mean is not None, "built from complete settings"
+        assert settings.std is not None, "built from complete settings"
+        super().__init__(settings.query, query_channels, read_channels, len(settings.mean), averaging)
+        self.columns = settings.columns
+        self.criterion = _LOSSES[settings.loss]
+        self.register_buffer("mean", torch.tensor(settings.mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(settings.std, dtype=torch.float32), persistent=False)
+
+    def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The chosen loss on the standardised scale, averaged over an example's known columns."""
+        real = target.isfinite()
+        wanted = torch.where(real, (target.float() - self.mean) / self.std, target.new_zeros(()))
+        losses = self.criterion(prediction.float(), wanted, reduction="none") * real
+        return losses.sum(-1) / real.sum(-1).clamp(min=1), real.any(-1)
+
+    def physical(self, prediction: Tensor) -> Tensor:
+        """(B, columns) in the columns' units."""
+        return prediction.float() * self.std + self.mean
+
+    def metrics(self) -> "dict[str, Metric]":
+        """Mean absolute error, root mean squared error (the columns' units) and R², over all columns together."""
+        from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score
+
+        return {"mae": MeanAbsoluteError(), "rmse": MeanSquaredError(squared=False), "r2": R2Score()}
+
+    def measure(self, metrics: "Mapping[str, Metric]", prediction: Tensor, target: Tensor) -> None:
+        """Add a batch; unknown targets are left out."""
+        real = target.isfinite()
+        if not bool(real.any()):
+            return
+        for metric in metrics.values():
+            metric.update(self.physical(prediction)[real], target[real].float())
+
+    def answer(self, name: str, prediction: Tensor) -> list[dict[str, Any]]:
+        """{name: number} a sample, or {name_column: number, …} for several columns."""
+        columns = [name] if self.columns is None or len(self.columns) == 1 else [f"{name}_{c}" for c in self.columns]
+        return [dict(zip(columns, row, strict=True)) for row in self.physical(prediction).tolist()]
