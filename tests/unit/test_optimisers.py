@@ -8,6 +8,7 @@ from torch import nn
 
 from perceivers.errors import SpecError, TrainingError
 from perceivers.settings import parse_settings
+from perceivers.training import optimisers
 from perceivers.training.optimisers import Lamb, OptimiserSettings, build_optimiser, split_decay
 
 
@@ -55,6 +56,23 @@ def test_lamb_is_the_formula(weight_decay, betas):
         optimiser.step()
     for parameter, values in zip(parameters, expected, strict=True):
         torch.testing.assert_close(parameter.flatten().tolist(), values, rtol=0, atol=1e-12)
+
+
+def test_lamb_in_pieces_is_lamb(monkeypatch):
+    def trained() -> list[list[float]]:
+        torch.manual_seed(0)
+        parameters = [nn.Parameter(torch.randn(7, size)) for size in (3, 5, 2, 9)]
+        optimiser = Lamb(parameters, weight_decay=0.1)
+        for _ in range(3):
+            for parameter in parameters:
+                parameter.grad = torch.randn_like(parameter)
+            optimiser.step()
+        return [parameter.tolist() for parameter in parameters]
+
+    whole = trained()
+    for piece in (1, 50, 57):
+        monkeypatch.setattr(optimisers, "_PIECE", piece)
+        assert trained() == whole
 
 
 def test_lamb_moves_every_array_by_a_share_of_its_norm():
