@@ -1,0 +1,1 @@
+"""The command line: `perceivers train | evaluate | predict | data | presets | plan | init`."""
