@@ -46,9 +46,7 @@ def fourier_features(
     return torch.cat(parts, dim=-1)
 
 
-def sinusoidal_features(
-    index: Float[Tensor, "*M"], channels: int, longest: float = 10_000.0
-) -> Float[Tensor, "*M P"]:
+def sinusoidal_features(index: Float[Tensor, "*M"], channels: int, longest: float = 10_000.0) -> Float[Tensor, "*M P"]:
     """Transformer sinusoids of a position counted in steps [Vaswani et al. 2017 §3.5, halves form of Perceiver AR].
 
     The first half of the channels is sin(p·w_i), the second cos(p·w_i), with w_i = exp(−i·ln(longest)/(P/2 − 1)).

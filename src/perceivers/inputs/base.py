@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -75,6 +75,8 @@ class Input(nn.Module, ABC):
 class InputSettings(Settings, ABC):
     """What every input kind has."""
 
+    reads_files: ClassVar[bool] = False
+    """A string cell may be a path, which is relative to its table."""
     nan: Literal["mask", "error"] = "mask"
     """NaN or infinity in a value: `mask` that element (counted and reported), or stop with an `error`."""
 

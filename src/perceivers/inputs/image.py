@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ IMAGES_FOR_STATISTICS = 2000
 class ImageInput(InputSettings):
     """An image: height × width × channels, values in the file's own units (0–255 for 8-bit)."""
 
+    reads_files: ClassVar[bool] = True
     kind: Literal["image"] = "image"
     size: tuple[PositiveInt, PositiveInt]
     """Height and width that the model sees."""

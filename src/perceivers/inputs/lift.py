@@ -109,7 +109,9 @@ class _Conv(Lift):
 
     def _cell_mask(self, mask: Tensor, cells: Sequence[int]) -> Tensor:
         stride = (self.stem.stride * (2 if self.stem.pool else 1)) ** len(self.stem.convolutions)
-        padding = [side for n, m in zip(reversed(mask.shape[1:]), reversed(cells), strict=True) for side in (0, m * stride - n)]
+        padding = [
+            side for n, m in zip(reversed(mask.shape[1:]), reversed(cells), strict=True) for side in (0, m * stride - n)
+        ]
         padded = torch.nn.functional.pad(mask, padding, value=False)
         return space_to_depth(padded[..., None], [stride] * len(cells)).flatten(1, -2).any(-1)
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ class SeriesInput(InputSettings):
     `rate: null`; each value comes with its time in seconds from 0 to `seconds`.
     """
 
+    reads_files: ClassVar[bool] = True
     kind: Literal["series"] = "series"
     channels: PositiveInt = 1
     rate: PositiveFloat | None = None
@@ -39,7 +40,9 @@ class SeriesInput(InputSettings):
     @model_validator(mode="after")
     def _irregular_is_a_set(self) -> Self:
         if self.rate is None and not isinstance(self.lift, Samples):
-            raise ValueError("an irregular series (no rate) has no grid to patch or convolve; use lift: {kind: samples}")
+            raise ValueError(
+                "an irregular series (no rate) has no grid to patch or convolve; use lift: {kind: samples}"
+            )
         if self.rate is None and isinstance(self.position, Learned):
             raise ValueError("an irregular series (no rate) has no grid for learned positions; use fourier")
         return self

@@ -73,7 +73,9 @@ class Model(nn.Module):
         elements, mask = self._joined(lifted, batch.size)
         return self.encoder(elements, mask)
 
-    def decode(self, latents: Tensor, outputs: Iterable[str] | None = None, chunk: int | None = None) -> dict[str, Tensor]:
+    def decode(
+        self, latents: Tensor, outputs: Iterable[str] | None = None, chunk: int | None = None
+    ) -> dict[str, Tensor]:
         """Predictions of the named outputs (default: all). At most `chunk` queries at once; any gives the same answer."""
         names = list(self.outputs) if outputs is None else sorted(outputs)
         for name in names:
@@ -97,7 +99,9 @@ class Model(nn.Module):
             name: [None if s.get(name) is None else kind.parse(s[name]) for s in samples]
             for name, kind in self.spec.inputs.items()
         }
-        inputs = {n: self.spec.inputs[n].collate(column) for n, column in parsed.items() if any(s is not None for s in column)}
+        inputs = {
+            n: self.spec.inputs[n].collate(column) for n, column in parsed.items() if any(s is not None for s in column)
+        }
         return Batch(inputs, len(samples)).to(self.device)
 
     @property
@@ -122,7 +126,10 @@ class Model(nn.Module):
         if not lifted:
             channels = self.fusion.channels if self.fusion else next(iter(self.inputs.values())).channels
             return self.encoder.latents.new_zeros(batch, 0, int(channels)), None  # pyright: ignore[reportArgumentType]
-        arrays = [part.joined() if self.fusion is None else self.fusion.pad(name, part.joined()) for name, part in lifted.items()]
+        arrays = [
+            part.joined() if self.fusion is None else self.fusion.pad(name, part.joined())
+            for name, part in lifted.items()
+        ]
         elements = arrays[0] if len(arrays) == 1 else torch.cat(arrays, dim=1)
         if all(part.mask is None for part in lifted.values()):
             return elements, None

@@ -73,7 +73,9 @@ def save(
             files = {name: _entry(temporary / name) for name in CHECKED}
             (temporary / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=1) + "\n")
     except OSError as error:
-        raise ModelError(f"the model could not be written to '{folder}': {error.strerror}. Nothing was changed.") from None
+        raise ModelError(
+            f"the model could not be written to '{folder}': {error.strerror}. Nothing was changed."
+        ) from None
     return folder
 
 

@@ -15,4 +15,14 @@ from perceivers.nn.attention import Attention, attend, attend_plain
 from perceivers.nn.blocks import MLP, CrossAttend, SelfAttend
 from perceivers.nn.perceiver import AverageDecoder, Decoder, Encoder
 
-__all__ = ["MLP", "Attention", "AverageDecoder", "CrossAttend", "Decoder", "Encoder", "SelfAttend", "attend", "attend_plain"]
+__all__ = [
+    "MLP",
+    "Attention",
+    "AverageDecoder",
+    "CrossAttend",
+    "Decoder",
+    "Encoder",
+    "SelfAttend",
+    "attend",
+    "attend_plain",
+]

@@ -96,7 +96,14 @@ class ConvStem(nn.Module):
     """
 
     def __init__(
-        self, axes: int, inputs: int, channels: int = 64, kernel: int = 7, stride: int = 2, layers: int = 1, pool: bool = True
+        self,
+        axes: int,
+        inputs: int,
+        channels: int = 64,
+        kernel: int = 7,
+        stride: int = 2,
+        layers: int = 1,
+        pool: bool = True,
     ) -> None:
         super().__init__()
         self.axes, self.kernel, self.stride, self.pool = axes, kernel, stride, pool

@@ -67,7 +67,9 @@ class OutputSettings(Settings, ABC):
 class Output(nn.Module, ABC):
     """The module of an output kind: one learned query, a linear head, a loss, metrics and answers."""
 
-    def __init__(self, query: LearnedQuery, query_channels: int, read_channels: int, width: int, averaging: bool) -> None:
+    def __init__(
+        self, query: LearnedQuery, query_channels: int, read_channels: int, width: int, averaging: bool
+    ) -> None:
         super().__init__()
         self.query = None if averaging else LearnedPosition((1,), query_channels, query.init_std)
         self.head = plain_linear(read_channels, width, zero=averaging)

@@ -26,7 +26,9 @@ class Attention(nn.Module):
         super().__init__()
         for name, channels in (("qk_channels", qk_channels), ("v_channels", v_channels)):
             if channels % heads:
-                raise SpecError(f"{name} = {channels} cannot be split into {heads} heads; make it a multiple of {heads}.")
+                raise SpecError(
+                    f"{name} = {channels} cannot be split into {heads} heads; make it a multiple of {heads}."
+                )
         self.heads = heads
         self.query = block_linear(query_channels, qk_channels)
         self.key = block_linear(element_channels, qk_channels)

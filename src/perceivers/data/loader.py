@@ -1,0 +1,169 @@
+"""Batches as a pure function of (seed, step): the same for any number of workers, and after any resume."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from perceivers.data.augment import (
+    ImageAugmentation,
+    ImageAugmenter,
+    MixSettings,
+    SeriesAugmentation,
+    augment_series,
+    mix_images,
+)
+from perceivers.data.prepare import Row, Split
+from perceivers.elements import Batch
+from perceivers.errors import SpecError, near_miss
+from perceivers.inputs import InputSettings, Sample
+from perceivers.inputs.image import ImageInput
+from perceivers.inputs.series import SeriesInput
+from perceivers.outputs import OutputSettings
+from perceivers.outputs.category import CategoryOutput
+
+
+@dataclass(frozen=True)
+class Key:
+    """Which batch: its step in the whole run, its epoch, and the rows in it."""
+
+    step: int
+    epoch: int
+    rows: tuple[int, ...]
+
+
+class Order(Sampler[Key]):
+    """The keys of steps `start` to `stop`: every epoch a fresh permutation drawn from (seed, epoch).
+
+    The last batch of an epoch may be smaller; every row is seen once an epoch.
+    """
+
+    def __init__(self, rows: int, batch_size: int, seed: int, start: int, stop: int) -> None:
+        self.rows, self.batch_size, self.seed, self.start, self.stop = rows, batch_size, seed, start, stop
+        self.steps_per_epoch = -(-rows // batch_size)
+
+    def __len__(self) -> int:
+        return max(self.stop - self.start, 0)
+
+    def __iter__(self) -> Iterator[Key]:
+        epoch, order = -1, np.zeros(0, np.int64)
+        for step in range(self.start, self.stop):
+            if step // self.steps_per_epoch != epoch:
+                epoch = step // self.steps_per_epoch
+                order = np.random.default_rng((self.seed, epoch)).permutation(self.rows)
+            first = step % self.steps_per_epoch * self.batch_size
+            yield Key(step, epoch, tuple(order[first : first + self.batch_size].tolist()))
+
+
+class Augmenter:
+    """Augments the samples of the named inputs; each draw is seeded by (seed, epoch, row)."""
+
+    def __init__(
+        self,
+        inputs: Mapping[str, InputSettings],
+        settings: Mapping[str, ImageAugmentation | SeriesAugmentation],
+        seed: int,
+    ) -> None:
+        self.seed = seed
+        self.settings = dict(settings)
+        self.images: dict[str, ImageAugmenter] = {}
+        for name, setting in settings.items():
+            if name not in inputs:
+                raise SpecError(f"augmentation names '{name}', which is no input.{near_miss(name, inputs)}")
+            kind = inputs[name]
+            if isinstance(setting, ImageAugmentation) != isinstance(kind, ImageInput) or not isinstance(
+                kind, (ImageInput, SeriesInput)
+            ):
+                raise SpecError(f"augmentation of '{name}' does not fit its kind, {kind.kind}.")  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(kind, ImageInput) and isinstance(setting, ImageAugmentation):
+                if kind.permute is not None:
+                    raise SpecError(f"'{name}' permutes its pixels, so crops and flips mean nothing; leave them out.")
+                self.images[name] = ImageAugmenter(setting, kind.size, kind.channels)
+
+    def __call__(self, row: Row, epoch: int, index: int) -> Row:
+        """The row with its named inputs augmented; absent ones stay absent."""
+        if not self.settings:
+            return row
+        inputs = dict(row.inputs)
+        for name, setting in self.settings.items():
+            sample = inputs[name]
+            if sample is not None:
+                inputs[name] = self._one(name, setting, sample, (self.seed, epoch, index))
+        return replace(row, inputs=inputs)
+
+    def _one(
+        self, name: str, setting: ImageAugmentation | SeriesAugmentation, sample: Sample, seed: tuple[int, int, int]
+    ) -> Sample:
+        if isinstance(setting, SeriesAugmentation):
+            return replace(sample, values=augment_series(sample.values, setting, seed))
+        return replace(sample, values=self.images[name](sample.values, seed))
+
+
+class Batches(Dataset[Batch]):
+    """`split` as batches: `batches[key]` reads, augments, collates and mixes."""
+
+    def __init__(self, split: Split, augmenter: Augmenter | None = None, mix: MixSettings | None = None) -> None:
+        self.split = split
+        self.augmenter = augmenter
+        self.mix = mix if mix is not None and (mix.mixup or mix.cutmix) else None
+        if self.mix is not None:
+            self._check_mix()
+
+    def __getitem__(self, key: Key) -> Batch:
+        rows = [self.split[index] for index in key.rows]
+        if self.augmenter is not None:
+            rows = [self.augmenter(row, key.epoch, index) for row, index in zip(rows, key.rows, strict=True)]
+        batch = collate(rows, self.split.reader.inputs, self.split.reader.outputs)
+        return batch if self.mix is None else self._mixed(batch, key)
+
+    def _check_mix(self) -> None:
+        inputs, outputs = self.split.reader.inputs, self.split.reader.outputs
+        one_image = len(inputs) == 1 and isinstance(next(iter(inputs.values())), ImageInput)
+        if not one_image or not all(isinstance(o, CategoryOutput) for o in outputs.values()):
+            raise SpecError("mixup and cutmix need exactly one input, an image, and only category outputs.")
+
+    def _mixed(self, batch: Batch, key: Key) -> Batch:
+        assert self.mix is not None, "only called with a mix"
+        assert self.augmenter is not None, "the augmenter knows the seed"
+        ((name, elements),) = batch.inputs.items()
+        if elements.mask is not None or any(bool((t < 0).any()) for t in batch.targets.values()):
+            raise SpecError("mixup and cutmix need every image whole and every class known; leave such rows out.")
+        assert elements.grid is not None, "an image has a grid"
+        soft = {
+            output: torch.nn.functional.one_hot(target, len(kind.classes or ())).float()
+            for output, target in batch.targets.items()
+            if isinstance(kind := self.split.reader.outputs[output], CategoryOutput)
+        }
+        cells = elements.values.float().unflatten(1, elements.grid)
+        mixed, targets = mix_images(cells, soft, self.mix, (self.augmenter.seed, key.epoch, key.step))
+        return Batch({name: replace(elements, values=mixed.flatten(1, 2))}, batch.size, targets)
+
+
+def collate(rows: Sequence[Row], inputs: Mapping[str, InputSettings], outputs: Mapping[str, OutputSettings]) -> Batch:
+    """Parsed rows as a `Batch`. An input that no row has is left out: it contributes no elements at all."""
+    columns = {name: [row.inputs[name] for row in rows] for name in inputs}
+    present = {name: column for name, column in columns.items() if any(s is not None for s in column)}
+    elements = {name: inputs[name].collate(column) for name, column in present.items()}
+    targets = {name: outputs[name].collate([row.targets[name] for row in rows]) for name in outputs}
+    return Batch(elements, len(rows), targets)
+
+
+def training_loader(batches: Batches, order: Order, workers: int) -> DataLoader[Batch]:
+    """Batches in the order of `order`, prepared by `workers` processes (0: this one)."""
+    return DataLoader(
+        batches, sampler=order, batch_size=None, num_workers=workers, persistent_workers=False, collate_fn=_unchanged
+    )
+
+
+def evaluation_batches(split: Split, batch_size: int) -> Iterator[Batch]:
+    """The whole split in table order."""
+    batches = Batches(split)
+    for first in range(0, len(split), batch_size):
+        yield batches[Key(0, 0, tuple(range(first, min(first + batch_size, len(split)))))]
+
+
+def _unchanged(batch: Batch) -> Batch:
+    """A batch arrives whole; nothing is left to collate."""
+    return batch

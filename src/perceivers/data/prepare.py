@@ -1,0 +1,238 @@
+"""From a source to splits of samples: open, map columns, learn what only training data can tell, read every row once.
+
+Every fault of every row is found here, before training starts, and named by file, row and column.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from perceivers.cells import is_missing
+from perceivers.data.files import has_splits, read_splits, read_table
+from perceivers.data.named import NAMED, named
+from perceivers.data.settings import DataSettings
+from perceivers.data.splits import FileSplits, FractionSplits, split_table
+from perceivers.data.table import TEST, TRAIN, VALIDATION, Table
+from perceivers.errors import DataError, near_miss
+from perceivers.inputs import InputSettings, Sample
+from perceivers.outputs import OutputSettings
+
+# Faults listed in one message; the others are counted.
+FAULTS_SHOWN = 5
+Advance = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample, parsed: input name → Sample or None (absent), output name → parsed target."""
+
+    inputs: Mapping[str, Sample | None]
+    targets: Mapping[str, Any]
+
+
+@dataclass
+class Reader:
+    """How rows of a table become parsed samples. `outputs` is empty where there are no targets to read."""
+
+    inputs: Mapping[str, InputSettings]
+    outputs: Mapping[str, OutputSettings]
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    def check_columns(self, table: Table) -> None:
+        """Raise `DataError` with the near miss for the first column that the table lacks."""
+        for name, kind in [*self.inputs.items(), *self.outputs.items()]:
+            for column in self._columns(name, kind):
+                if column not in table.columns:
+                    hint = near_miss(column, table.columns)
+                    raise DataError(
+                        f"{table.name}: there is no column '{column}' for '{name}'.{hint} Columns: "
+                        f"{', '.join(table.columns)}. Map it in the recipe: data.columns: {{{name}: column}}."
+                    )
+
+    def input(self, table: Table, index: int, name: str) -> Sample | None:
+        """One input of one row. Raises `DataError` naming file, row and column."""
+        kind = self.inputs[name]
+        columns = self._columns(name, kind)
+        several = columns == kind.table_columns(name) and hasattr(kind, "columns")
+        try:
+            if several:
+                return kind.parse({column: table.columns[column][index] for column in columns})
+            cell = table.columns[columns[0]][index]
+            return None if is_missing(cell) else kind.parse(self._resolved(table, kind, cell))
+        except DataError as error:
+            raise DataError(f"{table.where(index, None if several else columns[0])}: {error}") from None
+
+    def target(self, table: Table, index: int, name: str) -> Any:
+        """One target of one row. Raises `DataError` naming file, row and column."""
+        kind = self.outputs[name]
+        columns = self._columns(name, kind)
+        cells = [table.columns[column][index] for column in columns]
+        try:
+            return kind.parse(cells[0] if len(cells) == 1 else cells)
+        except DataError as error:
+            raise DataError(f"{table.where(index, ', '.join(columns))}: {error}") from None
+
+    def row(self, table: Table, index: int) -> Row:
+        """One sample. Raises `DataError` naming file, row and column."""
+        inputs = {name: self.input(table, index, name) for name in self.inputs}
+        return Row(inputs, {name: self.target(table, index, name) for name in self.outputs})
+
+    def _columns(self, name: str, kind: InputSettings | OutputSettings) -> list[str]:
+        return [self.columns[name]] if name in self.columns else kind.table_columns(name)
+
+    def _resolved(self, table: Table, kind: InputSettings, cell: Any) -> Any:
+        """Paths in cells are relative to the table; inline JSON and text stay as they are."""
+        is_path = isinstance(cell, str) and kind.reads_files and not cell.lstrip().startswith("[")
+        if is_path and table.base is not None:
+            return str(table.base / cell)
+        if isinstance(cell, Mapping) and isinstance(cell.get("path"), str) and table.base is not None:
+            return {**cell, "path": str(table.base / cell["path"])}
+        return cell
+
+
+@dataclass
+class Split:
+    """One split, ready: `rows` holds the parsed samples, or None when they are read again each time."""
+
+    name: str
+    table: Table
+    reader: Reader
+    rows: list[Row] | None
+    absent: Mapping[str, int]
+    masked: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> Row:
+        return self.reader.row(self.table, index) if self.rows is None else self.rows[index]
+
+
+def open_source(settings: DataSettings, base: Path) -> dict[str, Table]:
+    """The tables of a source by split. `base`: the folder that paths are relative to. Raises `DataError`."""
+    if isinstance(settings.splits, FileSplits):
+        return split_table(None, settings.splits, base)
+    if settings.source is None:
+        raise DataError("data.source is missing: give a named data set or the path of a table.")
+    path = base / settings.source
+    if settings.source in NAMED and not path.exists():
+        tables = named(settings.source).load()
+    elif not path.exists() and "/" not in settings.source and not path.suffix:
+        hint = near_miss(settings.source, NAMED)
+        raise DataError(
+            f"'{settings.source}' is neither a file or folder in {base} nor a named data set.{hint} "
+            f"Named data sets: {', '.join(sorted(NAMED))}."
+        )
+    elif has_splits(path):
+        tables = read_splits(path)
+    else:
+        return split_table(read_table(path), settings.splits or FractionSplits())
+    if settings.splits is None:
+        return tables
+    raise DataError(f"'{settings.source}' brings its own splits ({', '.join(tables)}); leave data.splits out.")
+
+
+def fit_kinds(reader: Reader, train: Table, skip: bool) -> tuple[dict[str, InputSettings], dict[str, OutputSettings]]:
+    """Inputs and outputs completed from the training split: statistics and class names. Nothing else is looked at."""
+    inputs = {
+        name: kind.fit(s for s in _readable(reader.input, train, name, skip) if s is not None)
+        for name, kind in reader.inputs.items()
+    }
+    outputs: dict[str, OutputSettings] = {}
+    for name, kind in reader.outputs.items():
+        try:
+            outputs[name] = kind.fit(_readable(reader.target, train, name, skip))
+        except DataError as error:
+            if str(error).startswith(train.name):
+                raise
+            raise DataError(f"{train.name}, output '{name}': {error}") from None
+    return inputs, outputs
+
+
+def read_split(name: str, table: Table, reader: Reader, settings: DataSettings, advance: Advance) -> Split:
+    """Parse every row once; keep them when they fit in memory. Raises one `DataError` that lists the bad rows."""
+    rows: list[Row] = []
+    kept: list[int] = []
+    faults: list[str] = []
+    absent, masked = dict.fromkeys(reader.inputs, 0), dict.fromkeys(reader.inputs, 0)
+    keep, used = True, 0
+    for index in range(len(table)):
+        advance(f"reading {name}", index, len(table))
+        try:
+            row = reader.row(table, index)
+        except DataError as error:
+            faults.append(str(error))
+            continue
+        kept.append(index)
+        for key, sample in row.inputs.items():
+            absent[key] += sample is None
+            masked[key] += 0 if sample is None else sample.masked
+            used += 0 if sample is None else sample.values.nbytes
+        keep = keep and used <= settings.keep_bytes
+        if keep:
+            rows.append(row)
+        else:
+            rows.clear()
+    advance(f"reading {name}", len(table), len(table))
+    if faults and (settings.bad_rows == "stop" or not kept):
+        raise DataError(_list_faults(faults, len(table), name))
+    if faults:
+        table = table.take(kept)
+    return Split(name, table, reader, rows if keep else None, absent, masked)
+
+
+@dataclass
+class Prepared:
+    """All splits, and the kinds that were completed from training."""
+
+    splits: dict[str, Split]
+    inputs: dict[str, InputSettings]
+    outputs: dict[str, OutputSettings]
+    skipped: dict[str, int]
+
+
+def prepare(
+    settings: DataSettings,
+    inputs: Mapping[str, InputSettings],
+    outputs: Mapping[str, OutputSettings],
+    base: Path,
+    advance: Advance,
+) -> Prepared:
+    """Open the source, fit the kinds on its training split and read every split."""
+    tables = open_source(settings, base)
+    reader = Reader(inputs, outputs, settings.columns)
+    for name in settings.columns:
+        if name not in inputs and name not in outputs:
+            hint = near_miss(name, [*inputs, *outputs])
+            raise DataError(f"data.columns names '{name}', which is neither an input nor an output.{hint}")
+    for table in tables.values():
+        reader.check_columns(table)
+    if not len(tables[TRAIN]):
+        raise DataError(f"{tables[TRAIN].name}: the training split is empty.")
+    fitted_inputs, fitted_outputs = fit_kinds(reader, tables[TRAIN], settings.bad_rows == "skip")
+    reader = Reader(fitted_inputs, fitted_outputs, settings.columns)
+    names = [name for name in (TRAIN, VALIDATION, TEST) if name in tables and len(tables[name])]
+    splits = {name: read_split(name, tables[name], reader, settings, advance) for name in names}
+    skipped = {name: len(tables[name]) - len(split) for name, split in splits.items()}
+    return Prepared(splits, fitted_inputs, fitted_outputs, skipped)
+
+
+def _readable(read: Callable[[Table, int, str], Any], table: Table, name: str, skip: bool) -> Iterator[Any]:
+    faults = []
+    for index in range(len(table)):
+        try:
+            yield read(table, index, name)
+        except DataError as error:
+            faults.append(str(error))
+    if faults and (not skip or len(faults) == len(table)):
+        raise DataError(_list_faults(faults, len(table), TRAIN))
+
+
+def _list_faults(faults: list[str], rows: int, name: str) -> str:
+    shown = "\n".join(f"  {fault}" for fault in faults[:FAULTS_SHOWN])
+    more = f"\n  … and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
+    return (
+        f"{len(faults)} of {rows} rows of the {name} split cannot be read:\n{shown}{more}\n"
+        "Repair them, or set data.bad_rows: skip to leave them out."
+    )

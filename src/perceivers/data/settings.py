@@ -1,0 +1,27 @@
+"""The `data` part of a recipe: which table, how it is split, which column is which input or output."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt
+
+from perceivers.data.splits import SplitSettings
+from perceivers.settings import Settings
+
+
+class DataSettings(Settings):
+    """Where the samples come from."""
+
+    source: str | None = None
+    """A named data set, or a path (relative to the recipe) of a table, a folder of class folders or a `datasets` folder.
+    None only with splits of kind `files`."""
+    splits: SplitSettings | None = None
+    """None: the source's own splits, or 10 % validation and 10 % test drawn at random."""
+    columns: Mapping[str, str] = Field(default_factory=dict)
+    """Input or output name → column, where they differ. Kinds that read several columns name them themselves."""
+    bad_rows: Literal["stop", "skip"] = "stop"
+    """Rows that cannot be read: stop with a list of them, or leave them out, counted and reported."""
+    workers: NonNegativeInt = 0
+    """Processes that prepare batches; the batches are the same for any number."""
+    keep_bytes: NonNegativeInt = 2_000_000_000
+    """Decoded samples are kept in memory when the split needs no more than this; else they are decoded each time."""

@@ -1,0 +1,180 @@
+"""The recipe: spec + data + training + evaluation in one YAML file that runs. Data only: it never runs code."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from perceivers.data.augment import ImageAugmentation, MixSettings, SeriesAugmentation
+from perceivers.data.settings import DataSettings
+from perceivers.errors import SpecError, near_miss
+from perceivers.models.spec import Spec
+from perceivers.settings import Settings, parse_settings
+from perceivers.training.optimisers import OptimiserSettings
+from perceivers.training.schedules import Cosine, ScheduleSettings
+
+Augmentation = Annotated[ImageAugmentation | SeriesAugmentation, Field(discriminator="kind")]
+
+
+class TrainingSettings(Settings):
+    """How the weights are found."""
+
+    epochs: PositiveFloat | None = None
+    """Passes over the training split; steps instead is allowed; neither: 10 epochs."""
+    steps: PositiveInt | None = None
+    batch_size: PositiveInt = 64
+    optimiser: Literal["adamw", "lamb"] = "adamw"
+    lr: PositiveFloat = 1e-3
+    """Peak learning rate."""
+    weight_decay: float = Field(0.05, ge=0)
+    """Not applied to biases and norms; applied to latents and positions [official ImageNet recipe]."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: PositiveFloat | None = None
+    """None: 1e-8 for adamw, 1e-6 for lamb."""
+    schedule: ScheduleSettings = Cosine(warmup_steps=0.05)
+    clip: PositiveFloat | None = 1.0
+    """Largest global gradient norm; None: no clipping."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay of the averaged weights, which are then the ones evaluated and saved; None: no averaging."""
+    input_dropout: Mapping[str, Annotated[float, Field(ge=0, lt=1)]] = Field(default_factory=dict)
+    """Probability per input of being absent for a sample; never all of a sample's inputs at once."""
+    augment: Mapping[str, Augmentation] = Field(default_factory=dict)
+    """Per input."""
+    mix: MixSettings = MixSettings()
+    """MixUp and CutMix, for models of one image input and category outputs."""
+    evaluate_every: PositiveInt | None = None
+    """Steps between looks at the validation split; None: once an epoch."""
+    save_every: PositiveInt | None = None
+    """Steps between checkpoints; None: with every look at the validation split."""
+    patience: PositiveInt | None = None
+    """Stop after this many looks without a better score; None: never."""
+    log_every: PositiveInt = 10
+    """Steps between lines of metrics.jsonl."""
+    seed: NonNegativeInt = 0
+    threads: PositiveInt | None = None
+    """CPU threads; None: as torch finds. Bit-identical resumption needs the same number."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("give epochs or steps, not both")
+        return self
+
+    def optimiser_settings(self) -> OptimiserSettings:
+        """The part that the optimiser needs."""
+        return OptimiserSettings(
+            kind=self.optimiser, lr=self.lr, weight_decay=self.weight_decay, betas=self.betas, eps=self.eps
+        )
+
+    def total_steps(self, rows: int) -> int:
+        """Steps of the whole run over a training split of `rows`."""
+        if self.steps is not None:
+            return self.steps
+        return max(round((self.epochs or 10.0) * -(-rows // self.batch_size)), 1)
+
+
+class EvaluationSettings(Settings):
+    """How the result is scored."""
+
+    split: Literal["train", "validation", "test"] = "test"
+    batch_size: PositiveInt = 256
+
+
+class Recipe(Settings):
+    """A run: what the model is, what it is trained on, how, and how it is scored."""
+
+    model: Spec
+    data: DataSettings
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Self:
+        for part, names in (("input_dropout", self.training.input_dropout), ("augment", self.training.augment)):
+            for name in names:
+                if name not in self.model.inputs:
+                    raise ValueError(
+                        f"training.{part} names '{name}', which is no input.{near_miss(name, self.model.inputs)}"
+                    )
+        return self
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a YAML file, with `a.b=value` overrides. Raises `SpecError` naming file, line or key."""
+    if not path.is_file():
+        near = near_miss(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+        raise SpecError(f"there is no recipe '{path}'.{near}")
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path}: not UTF-8 (byte {error.start}).") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(data, dict):
+        raise SpecError(f"{path}: a recipe is a mapping with the keys model, data, training and evaluation.")
+    return as_recipe(with_overrides(data, overrides), str(path))
+
+
+def as_recipe(data: "Recipe | Mapping[str, Any]", where: str = "recipe") -> Recipe:
+    """A `Recipe` from a recipe or plain data. Raises `SpecError` with every fault and its near misses."""
+    return parse_settings(Recipe, data, where)
+
+
+def with_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`data` with each `a.b=value` set; the value is read as YAML. Unknown keys are found when the recipe is parsed."""
+    changed = json.loads(json.dumps(data, default=str))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise SpecError(f"'{override}' is not an override; write key=value, such as training.lr=3e-4.")
+        try:
+            value = yaml.load(text, Loader=_UniqueKeys)
+        except yaml.YAMLError:
+            raise SpecError(f"the value of '{override}' is not valid YAML.") from None
+        place = changed
+        *path, last = key.split(".")
+        for part in path:
+            if not isinstance(place.get(part), dict):
+                place[part] = {}
+            place = place[part]
+        place[last] = value
+    return changed
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """The recipe as YAML that `read_recipe` reads back to the same recipe; what is at its default is left out."""
+    data = recipe.model_dump(mode="json", exclude_defaults=True)
+    return yaml.safe_dump(_with_kinds(recipe, data), sort_keys=False, allow_unicode=True, width=110)
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON Schema of recipes, for editors. Committed as recipes/recipe.schema.json."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+
+
+def _with_kinds(settings: Any, data: Any) -> Any:
+    """Put back every `kind`, which is a default of its class but chooses the class on reading."""
+    if isinstance(settings, Settings):
+        filled = {k: _with_kinds(getattr(settings, k), v) for k, v in data.items()}
+        return {"kind": settings.kind, **filled} if "kind" in type(settings).model_fields else filled  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(settings, Mapping):
+        return {k: _with_kinds(settings[k], v) for k, v in data.items()}
+    return data
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, but a key that stands twice is an error instead of the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As the parent; raises `yaml.YAMLError` with the line of a repeated key."""
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: the key '{key}' stands twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,104 @@
+"""What people see while something long runs: a bar on a terminal, plain lines when piped, nothing when asked."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+# Seconds between plain lines of one task.
+EVERY = 10.0
+
+
+class Reporter:
+    """Notes and progress on standard error, so that standard output stays for results.
+
+    `quiet`: nothing at all. On a terminal a rich bar; elsewhere a line at most every `EVERY` seconds.
+    """
+
+    def __init__(self, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self.quiet = quiet
+        self.stream = stream or sys.stderr
+        self.console = Console(file=self.stream)
+        self.live = self.console.is_terminal and not quiet
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._label = ""
+        self._begun = self._said = time.monotonic()
+
+    def note(self, text: str) -> None:
+        """One line that stays."""
+        if self.quiet:
+            return
+        if self.live:
+            (self._bar.console if self._bar else self.console).print(text, markup=False, highlight=False)
+        else:
+            print(text, file=self.stream, flush=True)
+
+    def advance(self, label: str, done: int, total: int, detail: str = "") -> None:
+        """`done` of `total`; a new label begins a new bar."""
+        if self.quiet:
+            return
+        if label != self._label:
+            self.close()
+            self._label, self._begun = label, time.monotonic()
+            self._said = self._begun
+        if self.live:
+            self._draw(label, done, total, detail)
+        elif time.monotonic() - self._said >= EVERY:
+            self._said = time.monotonic()
+            left = (self._said - self._begun) / max(done, 1) * (total - done)
+            print(
+                f"{label}: {done}/{total}{'  ' + detail if detail else ''}  {clock(left)} left",
+                file=self.stream,
+                flush=True,
+            )
+
+    def close(self) -> None:
+        """End the present bar."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar, self._task, self._label = None, None, ""
+
+    def _draw(self, label: str, done: int, total: int, detail: str) -> None:
+        if self._bar is None or self._task is None:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[detail]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+            )
+            self._task = self._bar.add_task(label, total=total, detail=detail)
+            self._bar.start()
+        self._bar.update(self._task, completed=done, total=total, detail=detail)
+
+
+def clock(seconds: float) -> str:
+    """`90 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
+
+
+def shown(values: Mapping[str, Any]) -> str:
+    """Numbers for a line: `accuracy 0.9712  f1 0.9703`."""
+    return "  ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
+    )

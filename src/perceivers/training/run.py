@@ -1,0 +1,232 @@
+"""`train`: a recipe in, a run folder with the best model out."""
+
+import logging
+import signal
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from perceivers.atomic import clean_temporary, replace_file
+from perceivers.data.loader import Augmenter, Batches, Order, training_loader
+from perceivers.data.prepare import Prepared, prepare
+from perceivers.data.table import TRAIN, VALIDATION
+from perceivers.errors import TrainingError, missing_extra
+from perceivers.models.build import build
+from perceivers.models.model import Model
+from perceivers.models.spec import as_spec
+from perceivers.models.weights import save
+from perceivers.training import rng
+from perceivers.training.card import model_card
+from perceivers.training.checkpoints import latest_checkpoint
+from perceivers.training.recipe import Recipe, as_recipe, read_recipe, recipe_text, with_overrides
+from perceivers.training.reporter import Reporter, clock
+from perceivers.training.scoring import Scores
+
+# Settings that a resumed run may have changed: they say how long and how it is reported, not what was done.
+MAY_CHANGE = {"epochs", "steps", "patience", "log_every", "save_every", "accelerator"}
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Where a run lies and how it ended. `model`: the directory of the best model. `best`: its validation score."""
+
+    run: Path
+    model: Path
+    steps: int
+    metric: str
+    best: float | None
+    seconds: float
+    stopped_by: str | None
+
+
+def train(
+    recipe: "Recipe | Mapping[str, Any] | str | Path",
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    quiet: bool = False,
+    base: str | Path | None = None,
+) -> TrainingResult:
+    """Train by a recipe (a file, plain data or a `Recipe`) into the folder `out` (default: runs/<recipe's name>).
+
+    overrides: `["training.lr=3e-4", …]`. resume: go on from the newest good checkpoint in `out`, bit for bit as if the
+    run had never stopped (same machine and thread count). base: what relative data paths are relative to (default: the
+    recipe file's folder, or the working folder). Raises `PerceiversError`s that say what to do; a run folder that
+    exists is never overwritten.
+    """
+    started = time.monotonic()
+    recipe, name, base = _recipe(recipe, overrides, base)
+    run = Path(out) if out is not None else Path("runs") / name
+    reporter = Reporter(quiet)
+    state = _open_run(run, recipe, resume, reporter)
+    if recipe.training.threads is not None:
+        torch.set_num_threads(recipe.training.threads)
+    prepared = prepare(recipe.data, recipe.model.inputs, recipe.model.outputs, base, reporter.advance)
+    reporter.close()
+    _tell(prepared, reporter)
+    recipe = recipe.with_changes(
+        model={**dict(recipe.model), "inputs": prepared.inputs, "outputs": prepared.outputs},
+        data=_absolute(recipe, base),
+    )
+    model = build(recipe.model, seed=recipe.training.seed)
+    if state is not None:
+        if as_spec(state["spec"]) != recipe.model:
+            raise TrainingError(f"the data has changed since '{run}' was begun: its statistics or classes differ.")
+        model.load_state_dict(state["model"])
+    _begin_run(run, recipe)
+    training = _fit(model, recipe, run, prepared, reporter, state)
+    seconds = time.monotonic() - started
+    best = training.history
+    result = TrainingResult(run, run / "model", training.done, best.metric, best.best, seconds, training.stopped_by)
+    _close(result, training.steps, reporter)
+    return result
+
+
+def _recipe(
+    recipe: "Recipe | Mapping[str, Any] | str | Path", overrides: Sequence[str], base: str | Path | None
+) -> tuple[Recipe, str, Path]:
+    if isinstance(recipe, (str, Path)):
+        path = Path(recipe)
+        return read_recipe(path, overrides), path.stem, Path(base) if base is not None else path.parent
+    data = recipe.model_dump(mode="json") if isinstance(recipe, Recipe) else recipe
+    changed = with_overrides(data, overrides) if overrides else data
+    return as_recipe(changed), "run", Path(base) if base is not None else Path()
+
+
+def _open_run(run: Path, recipe: Recipe, resume: bool, reporter: Reporter) -> dict[str, Any] | None:
+    """The state to go on from, or None for a new run. Raises `TrainingError` for a folder that cannot be used."""
+    stored = run / "recipe.yaml"
+    if not resume:
+        if run.exists() and (not run.is_dir() or any(run.iterdir())):
+            raise TrainingError(
+                f"'{run}' exists. Go on with it by --resume (resume=True), or give another folder by --out (out=…)."
+            )
+        return None
+    if not stored.is_file():
+        raise TrainingError(f"there is no run to resume in '{run}': recipe.yaml is missing.")
+    _check_same(read_recipe(stored), recipe, run)
+    clean_temporary(run)
+    clean_temporary(run / "checkpoints")
+    found = latest_checkpoint(run / "checkpoints", reporter.note)
+    if found is None:
+        reporter.note(f"no checkpoint had been written in '{run}'; beginning at step 0.")
+        return None
+    path, state = found
+    reporter.note(f"going on from {path.name}")
+    return state
+
+
+def _check_same(stored: Recipe, given: Recipe, run: Path) -> None:
+    old, new = stored.training.model_dump(), given.training.model_dump()
+    changed = [key for key in new if key not in MAY_CHANGE and old[key] != new[key]]
+    if changed:
+        pairs = ", ".join(f"training.{key} {old[key]!r} → {new[key]!r}" for key in changed)
+        raise TrainingError(
+            f"'{run}' was begun with another recipe ({pairs}); resume with that one, or begin a new run."
+        )
+
+
+def _tell(prepared: Prepared, reporter: Reporter) -> None:
+    for name, split in prepared.splits.items():
+        skipped = f", {prepared.skipped[name]} bad rows left out" if prepared.skipped[name] else ""
+        reporter.note(f"{name}: {len(split):,} samples{skipped}")
+        for key in split.absent:
+            if split.absent[key] or split.masked[key]:
+                reporter.note(
+                    f"  {key}: absent in {split.absent[key]:,} samples; {split.masked[key]:,} elements masked "
+                    "(padding, NaN or empty)"
+                )
+
+
+def _absolute(recipe: Recipe, base: Path) -> dict[str, Any]:
+    """The data settings with paths that do not depend on where the recipe lay."""
+    data = recipe.data.model_dump()
+    if data["source"] is not None and (base / data["source"]).exists():
+        data["source"] = str((base / data["source"]).resolve())
+    if data["splits"] is not None and data["splits"]["kind"] == "files":
+        for name in ("train", "validation", "test"):
+            if data["splits"][name] is not None:
+                data["splits"][name] = str((base / data["splits"][name]).resolve())
+    return data
+
+
+def _begin_run(run: Path, recipe: Recipe) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    text = recipe_text(recipe).encode()
+    replace_file(run / "recipe.yaml", lambda stream: stream.write(text) and None)
+
+
+def _fit(
+    model: Model, recipe: Recipe, run: Path, prepared: Prepared, reporter: Reporter, state: dict[str, Any] | None
+) -> Any:
+    try:
+        import lightning.pytorch as pl
+    except ImportError:
+        raise missing_extra("lightning", "train", "training") from None
+    from perceivers.training.module import Training
+
+    settings, split = recipe.training, prepared.splits[TRAIN]
+    steps = settings.total_steps(len(split))
+    absence = [n for n in prepared.inputs if split.absent[n] or settings.input_dropout.get(n)]
+    text = recipe_text(recipe)
+
+    def save_best(best: Model, scores: Scores | None, step: int) -> None:
+        card = model_card(best, recipe, len(split), scores, step)
+        save(best, run / "model", card, text, absence)
+
+    training = Training(model, recipe, run, steps, prepared.splits.get(VALIDATION), reporter, state, save_best)
+    order = Order(len(split), settings.batch_size, settings.seed, training.done, steps)
+    training.steps_per_epoch = order.steps_per_epoch
+    if training.done >= steps:
+        raise TrainingError(f"'{run}' is complete: {training.done} of {steps} steps. Raise training.epochs to go on.")
+    batches = Batches(split, Augmenter(prepared.inputs, settings.augment, settings.seed), settings.mix)
+    rng.seed_everything(settings.seed)
+    with _quiet_engine():
+        trainer = pl.Trainer(
+            max_steps=steps - training.done,
+            max_epochs=-1,
+            accelerator=settings.accelerator,
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        try:
+            trainer.fit(training, train_dataloaders=training_loader(batches, order, recipe.data.workers))
+        finally:
+            training.close()
+    return training
+
+
+@contextmanager
+def _quiet_engine() -> Iterator[None]:
+    """Lightning's advice about loaders and its banners are about choices that are made here on purpose."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\..*")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def _close(result: TrainingResult, steps: int, reporter: Reporter) -> None:
+    if result.stopped_by in {s.name for s in (signal.SIGINT, signal.SIGTERM)}:
+        reporter.note(
+            f"stopped at step {result.steps} of {steps}; a checkpoint is saved. Go on with the same command and --resume."
+        )
+        return
+    why = f" ({result.stopped_by})" if result.stopped_by else ""
+    score = f"best {result.metric} {result.best:.4f} on validation; " if result.best is not None else ""
+    reporter.note(f"trained {result.steps} steps in {clock(result.seconds)}{why}; {score}model: {result.model}")
