@@ -8,8 +8,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from perceivers.models.build import build as build
     from perceivers.models.weights import load as load
-    from perceivers.predict import Predictor as Predictor
-    from perceivers.predict import predict as predict
+    from perceivers.predictor import Predictor as Predictor
+    from perceivers.predictor import predict as predict
     from perceivers.training.evaluate import evaluate as evaluate
     from perceivers.training.run import train as train
 
@@ -19,8 +19,8 @@ _PUBLIC = {
     "load": "perceivers.models.weights",
     "train": "perceivers.training.run",
     "evaluate": "perceivers.training.evaluate",
-    "predict": "perceivers.predict",
-    "Predictor": "perceivers.predict",
+    "predict": "perceivers.predictor",
+    "Predictor": "perceivers.predictor",
 }
 
 __all__ = ["Predictor", "__version__", "build", "evaluate", "load", "predict", "train"]

@@ -57,7 +57,8 @@ class Reader:
         several = columns == kind.table_columns(name) and hasattr(kind, "columns")
         try:
             if several:
-                return kind.parse({column: table.columns[column][index] for column in columns})
+                cells = {column: table.columns[column][index] for column in columns}
+                return None if all(is_missing(cell) for cell in cells.values()) else kind.parse(cells)
             cell = table.columns[columns[0]][index]
             return None if is_missing(cell) else kind.parse(self._resolved(table, kind, cell))
         except DataError as error:

@@ -1,0 +1,51 @@
+"""`perceivers evaluate`."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A model directory or a run folder.")],
+    data: Annotated[str | None, typer.Option(help="Data set, table or folder. Default: the recipe's.")] = None,
+    split: Annotated[str | None, typer.Option(help="train, validation or test. Default: the recipe's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for metrics.json and pictures.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of a table.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Score a model: metrics, per-class scores, confusion matrix, and the score without each input."""
+    from perceivers.training.evaluate import evaluate as run
+
+    result = run(model, out, data, split, quiet=quiet or as_json)
+    if as_json:
+        print(json.dumps(result, indent=1, ensure_ascii=False))
+    else:
+        _show(result)
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title=f"{result['model']} on {result['split']} ({result['samples']:,} samples)")
+    table.add_column("inputs")
+    names = [f"{output} {metric}" for output, group in result["scores"].items() for metric in group]
+    for name in names:
+        table.add_column(name, justify="right")
+    rows = {"all": result["scores"], **{f"without {name}": scores for name, scores in result["without"].items()}}
+    for label, scores in rows.items():
+        table.add_row(label, *[f"{value:.4f}" for group in scores.values() for value in group.values()])
+    console.print(table)
+    for output, classes in result["classes"].items():
+        if len(classes) > 50:
+            continue
+        table = Table(title=output)
+        for heading in ("class", "precision", "recall", "f1", "support"):
+            table.add_column(heading, justify="left" if heading == "class" else "right")
+        for name, row in classes.items():
+            table.add_row(name, f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{row['f1']:.3f}", str(row["support"]))
+        console.print(table)

@@ -1,0 +1,63 @@
+"""`perceivers predict`."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="A model directory or a run folder.")],
+    inputs: Annotated[list[str], typer.Argument(help="One table, or files, or - for JSON lines on standard input.")],
+    out: Annotated[Path | None, typer.Option(help=".jsonl, .csv, .tsv or .parquet. Default: JSON lines here.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row and write nothing.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Answer rows in the order given. A row that cannot be read becomes a row with an `error`."""
+    from perceivers.predictor import Predictor
+    from perceivers.predictor import predict as run
+    from perceivers.training.reporter import Reporter
+
+    reporter = Reporter(quiet)
+    predictor = Predictor(model)
+    if inputs == ["-"]:
+        rows = _standard_input(predictor, strict)
+        if out is not None:
+            from perceivers.data.files import write_rows
+
+            rows = list(rows)
+            write_rows(rows, out)
+    else:
+        rows = run(predictor, inputs, out, strict, reporter.advance)
+    failed, count = 0, 0
+    for row in rows:
+        count, failed = count + 1, failed + ("error" in row)
+        if out is None:
+            print(json.dumps(row, ensure_ascii=False, allow_nan=False), flush=inputs == ["-"])
+    reporter.close()
+    if failed:
+        reporter.note(f"{failed} of {count} rows could not be read; each has an error.")
+    if out is not None:
+        reporter.note(f"{count} rows: {out}")
+
+
+def _standard_input(predictor: Any, strict: bool) -> Iterator[dict[str, Any]]:
+    """One answer a line, as soon as a batch of lines is there. The lines are objects: input name → value."""
+    from perceivers.errors import DataError
+
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        if not line.strip():
+            continue
+        try:
+            sample = json.loads(line)
+            if not isinstance(sample, dict):
+                raise DataError("a line must be a JSON object: input name → value.")
+            answer = predictor(sample)
+        except (UnicodeDecodeError, json.JSONDecodeError, DataError) as error:
+            if strict:
+                raise DataError(f"standard input, line {number}: {error}") from None
+            answer = {"error": f"standard input, line {number}: {error}"}
+        yield {"row": number, **answer}

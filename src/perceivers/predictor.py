@@ -1,0 +1,181 @@
+"""`predict` and `Predictor`: raw values in, answers out, in the order given. A bad row is a row with an `error`."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from perceivers.data.files import read_table, write_rows
+from perceivers.data.loader import collate
+from perceivers.data.prepare import Reader, Row
+from perceivers.data.table import Table
+from perceivers.errors import DataError, PerceiversError, unknown
+from perceivers.models.model import Model
+from perceivers.models.weights import RECIPE, load
+from perceivers.outputs import Output
+
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+Advance = Callable[[str, int, int], None]
+
+
+class Predictor:
+    """A loaded model that answers raw values. `model`: a model directory, a run folder or a `Model`.
+
+    `predictor({"photo": "cat.png", "age": {"years": 3}})` answers one sample; inputs that are left out are absent.
+    """
+
+    def __init__(self, model: "str | Path | Model", device: torch.device | str = "cpu", batch_size: int = 64) -> None:
+        columns: Mapping[str, str] = {}
+        if not isinstance(model, Model):
+            folder = Path(model) / "model" if (Path(model) / "model").is_dir() else Path(model)
+            model, columns = load(folder, device), _columns(folder)
+        self.model = model.eval()
+        self.batch_size = batch_size
+        # Tables to predict on have no targets, and may lack columns of inputs that are absent.
+        self.reader = Reader(self.model.spec.inputs, {}, columns)
+
+    def __call__(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to one sample: input name → raw value. Raises `DataError` for a value that cannot be read."""
+        return self.answers([sample], strict=True)[0]
+
+    def answers(self, samples: Sequence[Mapping[str, Any]], strict: bool = False) -> list[dict[str, Any]]:
+        """One answer a sample, in order. A sample that cannot be read is `{"error": …}`, or raises when `strict`."""
+        return list(self._answer((lambda s=sample: self._parsed(s) for sample in samples), strict))
+
+    def table(self, table: Table, strict: bool = False, advance: Advance | None = None) -> list[dict[str, Any]]:
+        """One answer a row of `table`. Columns of an input may be missing altogether: that input is absent."""
+        reader = Reader(self._present(table), {}, self.reader.columns)
+        readers = (lambda i=i: reader.row(table, i) for i in range(len(table)))
+        found = []
+        for answer in self._answer(readers, strict):
+            found.append(answer)
+            if advance is not None:
+                advance("predicting", len(found), len(table))
+        return found
+
+    def _present(self, table: Table) -> dict[str, Any]:
+        kinds, missing = {}, []
+        for name, kind in self.model.spec.inputs.items():
+            columns = [self.reader.columns[name]] if name in self.reader.columns else kind.table_columns(name)
+            if any(column in table.columns for column in columns):
+                kinds[name] = kind
+            else:
+                missing.append(f"{name} (column {', '.join(columns)})")
+        if not kinds:
+            raise DataError(
+                f"{table.name}: holds no column of any input: {'; '.join(missing)}. Columns: {', '.join(table.columns)}."
+            )
+        Reader(kinds, {}, self.reader.columns).check_columns(table)
+        return kinds
+
+    def _parsed(self, sample: Mapping[str, Any]) -> Row:
+        for name in sample:
+            if name not in self.model.spec.inputs:
+                raise unknown("input", name, self.model.spec.inputs, DataError)
+        parsed = {}
+        for name, kind in self.model.spec.inputs.items():
+            try:
+                parsed[name] = None if sample.get(name) is None else kind.parse(sample[name])
+            except DataError as error:
+                raise DataError(f"input '{name}': {error}") from None
+        return Row(parsed, {})
+
+    def _answer(self, readers: Iterable[Callable[[], Row]], strict: bool) -> Iterator[dict[str, Any]]:
+        batch: list[Row | str] = []
+        for read in readers:
+            try:
+                row: Row | str = read()
+                if all(sample is None for sample in row.inputs.values()):
+                    raise DataError("every input is absent in this row, so there is nothing to answer from.")
+            except DataError as error:
+                if strict:
+                    raise
+                row = str(error)
+            batch.append(row)
+            if len(batch) == self.batch_size:
+                yield from self._answer_batch(batch)
+                batch = []
+        if batch:
+            yield from self._answer_batch(batch)
+
+    @torch.no_grad()
+    def _answer_batch(self, rows: Sequence[Row | str]) -> list[dict[str, Any]]:
+        good = [row for row in rows if isinstance(row, Row)]
+        answers: list[dict[str, Any]] = [{} for _ in good]
+        if good:
+            batch = collate(
+                [Row({n: r.inputs.get(n) for n in self.model.spec.inputs}, {}) for r in good], self.model.spec.inputs, {}
+            )
+            for name, prediction in self.model(batch.to(self.model.device)).items():
+                output = self.model.outputs[name]
+                assert isinstance(output, Output), "outputs are Outputs"
+                for answer, part in zip(answers, output.answer(name, prediction), strict=True):
+                    answer.update(part)
+        ready = iter(answers)
+        return [next(ready) if isinstance(row, Row) else {"error": row} for row in rows]
+
+
+def predict(
+    model: "str | Path | Model | Predictor",
+    inputs: "str | Path | Sequence[str | Path] | Sequence[Mapping[str, Any]]",
+    out: str | Path | None = None,
+    strict: bool = False,
+    advance: Advance | None = None,
+) -> list[dict[str, Any]]:
+    """Answers for a table, for files, or for samples, in the order given.
+
+    inputs: a table's path; or paths of files, for a model that reads one file a sample (each answer then has `file`);
+    or samples (input name → raw value). out: also written as .jsonl, .csv, .tsv or .parquet, whole or not at all.
+    A row that cannot be read becomes `{"error": …}`; `strict` raises instead, and nothing is written.
+    """
+    predictor = model if isinstance(model, Predictor) else Predictor(model)
+    rows = _rows(predictor, inputs, strict, advance)
+    if out is not None:
+        write_rows(rows, Path(out))
+    return rows
+
+
+def _rows(predictor: Predictor, inputs: Any, strict: bool, advance: Advance | None) -> list[dict[str, Any]]:
+    if isinstance(inputs, (str, Path)):
+        inputs = [inputs]
+    if not len(inputs):
+        raise DataError("there is nothing to predict: give a table, files or samples.")
+    if isinstance(inputs[0], Mapping):
+        answers = predictor.answers(inputs, strict)
+        return [{"row": i, **answer} for i, answer in enumerate(answers, start=1)]
+    paths = [Path(path) for path in inputs]
+    tables = [path for path in paths if path.suffix.lower() in TABLES or path.is_dir()]
+    if tables and len(paths) > 1:
+        raise DataError(f"give one table or several files, not both: '{tables[0]}' is a table.")
+    if tables:
+        table = read_table(tables[0])
+        answers = predictor.table(table, strict, advance)
+        return [{"row": int(row), **answer} for row, answer in zip(table.rows, answers, strict=True)]
+    name = _file_input(predictor.model)
+    answers = Predictor(predictor.model, batch_size=predictor.batch_size).table(
+        Table({name: [str(path) for path in paths]}, "files"), strict, advance
+    )
+    return [{"file": str(path), **answer} for path, answer in zip(paths, answers, strict=True)]
+
+
+def _file_input(model: Model) -> str:
+    names = [name for name, kind in model.spec.inputs.items() if kind.reads_files]
+    if len(names) != 1:
+        what = f"several inputs that are files ({', '.join(names)})" if names else "no input that is a file"
+        raise DataError(f"the model has {what}, so give a table or JSON lines with a column an input.")
+    return names[0]
+
+
+def _columns(folder: Path) -> Mapping[str, str]:
+    """The column mapping of the recipe that trained the model."""
+    import yaml
+
+    path = folder / RECIPE
+    if not path.is_file():
+        return {}
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return dict(recipe.get("data", {}).get("columns", {}))
+    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+        raise PerceiversError(f"'{path}' is damaged: {error}; remove it to predict without column mapping.") from None

@@ -1,0 +1,169 @@
+"""`evaluate`: a model directory and a split in, metrics.json and pictures out, with each input removed in turn."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from perceivers.atomic import replace_file, replace_folder
+from perceivers.data.prepare import Reader, Split, open_source, read_split
+from perceivers.data.settings import DataSettings
+from perceivers.data.table import TEST
+from perceivers.errors import DataError, ModelError, TrainingError, near_miss
+from perceivers.models.model import Model
+from perceivers.models.weights import RECIPE, is_model, load
+from perceivers.outputs.category import CategoryOutput
+from perceivers.training.recipe import Recipe, read_recipe
+from perceivers.training.reporter import Reporter
+from perceivers.training.scoring import Scores, score
+
+METRICS = "metrics.json"
+
+
+def evaluate(
+    model: str | Path,
+    out: str | Path | None = None,
+    source: str | None = None,
+    split: str | None = None,
+    batch_size: int | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Score a model directory (or a run folder) and write the result to the folder `out` (default: beside the model).
+
+    source: a named data set, table or folder, all of whose rows are scored; default: the recipe's data. split: which of
+    the recipe's splits (default: the recipe's, usually test). Returns what metrics.json holds:
+
+        {"model", "split", "samples", "loss", "scores": {output: {metric: value}},
+         "classes": {output: {class: {precision, recall, f1, support}}},
+         "without": {input: {output: {metric: value}}}}     only for models with several inputs
+
+    A confusion matrix is drawn for each category output. Raises `ModelError` or `DataError`.
+    """
+    folder = find_model(Path(model))
+    reporter = Reporter(quiet)
+    loaded = load(folder)
+    recipe = read_recipe(folder / RECIPE) if (folder / RECIPE).is_file() else None
+    samples = _split(loaded, recipe, folder, source, split, reporter)
+    size = batch_size or (recipe.evaluation.batch_size if recipe else 256)
+    whole = score(loaded, samples, size, advance=lambda d, t: reporter.advance("evaluating", d, t))
+    without = _without_each(loaded, samples, size, reporter)
+    result = {
+        "model": folder.name if folder.name != "model" else f"{folder.resolve().parent.name}/model",
+        "split": samples.name,
+        "samples": len(samples),
+        "loss": whole.loss,
+        "scores": {name: dict(group) for name, group in whole.values.items()},
+        "classes": {name: _per_class(loaded, name, counts) for name, counts in whole.confusion.items()},
+        "without": without,
+    }
+    target = Path(out) if out is not None else folder.parent / f"evaluation-{samples.name}"
+    _write(target, result, whole, loaded)
+    reporter.close()
+    reporter.note(f"scores and pictures: {target}")
+    return result
+
+
+def find_model(path: Path) -> Path:
+    """The model directory at `path`, or in the run folder `path`. Raises `ModelError`."""
+    if is_model(path / "model"):
+        return path / "model"
+    if not path.exists():
+        near = near_miss(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
+        raise ModelError(f"there is no model directory or run folder '{path}'.{near}")
+    return path
+
+
+def _split(
+    model: Model, recipe: Recipe | None, folder: Path, source: str | None, split: str | None, reporter: Reporter
+) -> Split:
+    if source is None and recipe is None:
+        raise DataError(f"'{folder}' holds no recipe, so it is not known what to score it on; give a source (--data).")
+    if source is not None:
+        columns = recipe.data.columns if recipe else {}
+        settings = DataSettings(source=source, columns=columns)
+    else:
+        assert recipe is not None, "checked above"
+        settings = recipe.data
+    tables = open_source(settings, Path())
+    if source is not None and split is None and settings.splits is None and len(tables) > 1 and _one_table(source):
+        from perceivers.data.files import read_table
+
+        tables = {"all": read_table(Path(source))}
+    name = split or ("all" if "all" in tables else recipe.evaluation.split if recipe else TEST)
+    if name not in tables or not len(tables[name]):
+        raise DataError(f"there is no split '{name}'.{near_miss(name, tables)} Splits: {', '.join(tables)}.")
+    reader = Reader(model.spec.inputs, model.spec.outputs, settings.columns)
+    reader.check_columns(tables[name])
+    return read_split(name, tables[name], reader, settings, reporter.advance)
+
+
+def _one_table(source: str) -> bool:
+    from perceivers.data.files import has_splits
+
+    return Path(source).exists() and not has_splits(Path(source))
+
+
+def _without_each(model: Model, samples: Split, batch_size: int, reporter: Reporter) -> dict[str, Any]:
+    """The scores with each input removed in turn; nothing for a model of one input, which then has nothing to read."""
+    if len(model.spec.inputs) < 2:
+        return {}
+    found = {}
+    for name in sorted(model.spec.inputs):
+        label = f"evaluating without {name}"
+        scores = score(model, samples, batch_size, [name], lambda d, t, label=label: reporter.advance(label, d, t))
+        found[name] = {output: dict(group) for output, group in scores.values.items()}
+    return found
+
+
+def _per_class(model: Model, name: str, counts: list[list[int]]) -> dict[str, dict[str, float]]:
+    """Precision, recall, F1 and support of each class, from the confusion counts (rows true, columns predicted)."""
+    output = model.spec.outputs[name]
+    assert isinstance(output, CategoryOutput), "only category outputs have a confusion matrix"
+    table = {}
+    for i, label in enumerate(output.classes or ()):
+        right = counts[i][i]
+        support, predicted = sum(counts[i]), sum(row[i] for row in counts)
+        precision = right / predicted if predicted else 0.0
+        recall = right / support if support else 0.0
+        f1 = 2 * precision * recall / (precision + recall) if right else 0.0
+        table[label] = {"precision": precision, "recall": recall, "f1": f1, "support": support}
+    return table
+
+
+def _write(target: Path, result: Mapping[str, Any], scores: Scores, model: Model) -> None:
+    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / METRICS).is_file())):
+        raise TrainingError(f"'{target}' exists and is not an evaluation; give another folder by --out (out=…).")
+    try:
+        with replace_folder(target) as folder:
+            text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+            replace_file(folder / METRICS, lambda stream: stream.write(text.encode()) and None)
+            for name, counts in scores.confusion.items():
+                output = model.spec.outputs[name]
+                assert isinstance(output, CategoryOutput), "only category outputs have a confusion matrix"
+                _draw_confusion(folder / f"confusion-{name}.png", counts, output.classes or (), name)
+    except OSError as error:
+        raise TrainingError(f"the evaluation could not be written to '{target}': {error.strerror}.") from None
+
+
+def _draw_confusion(path: Path, counts: list[list[int]], classes: tuple[str, ...], name: str) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    side = min(max(3.5, 0.45 * len(classes)), 20.0)
+    figure = Figure(figsize=(side + 1.5, side + 1.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    shares = [[count / max(sum(row), 1) for count in row] for row in counts]
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, label="share of the true class")
+    axes.set(xlabel="predicted", ylabel="true", title=name)
+    if len(classes) <= 40:
+        axes.set_xticks(range(len(classes)), classes, rotation=90)
+        axes.set_yticks(range(len(classes)), classes)
+    if len(classes) <= 20:
+        for i, row in enumerate(counts):
+            for j, count in enumerate(row):
+                if count:
+                    colour = "white" if shares[i][j] > 0.5 else "black"
+                    axes.text(j, i, str(count), ha="center", va="center", fontsize=8, color=colour)
+    figure.savefig(path, format="png", dpi=110)
