@@ -57,7 +57,8 @@ def _explain(settings: type[BaseModel], fault: Any) -> str:
         hint = near_miss(fault["input"], expected)
         return f"{dotted}: {fault['input']!r} is not one of {context['expected']}.{hint}"
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{dotted}: {message[0].lower()}{message[1:]} (got {fault['input']!r})."
+    given = "" if isinstance(fault["input"], (Mapping, BaseModel)) else f" (got {fault['input']!r})"
+    return f"{dotted}: {message[0].lower()}{message[1:]}{given}."
 
 
 def _without_tags(settings: type[BaseModel], place: list[str]) -> list[str]:

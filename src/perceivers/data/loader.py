@@ -87,18 +87,22 @@ class Augmenter:
         if not self.settings:
             return row
         inputs = dict(row.inputs)
-        for name, setting in self.settings.items():
+        for number, name in enumerate(sorted(self.settings), start=1):
             sample = inputs[name]
             if sample is not None:
-                inputs[name] = self._one(name, setting, sample, (self.seed, epoch, index))
+                inputs[name] = self._one(name, sample, (self.seed, epoch, index, number))
         return replace(row, inputs=inputs)
 
-    def _one(
-        self, name: str, setting: ImageAugmentation | SeriesAugmentation, sample: Sample, seed: tuple[int, int, int]
-    ) -> Sample:
-        if isinstance(setting, SeriesAugmentation):
+    def _one(self, name: str, sample: Sample, seed: tuple[int, ...]) -> Sample:
+        setting = self.settings[name]
+        if isinstance(setting, ImageAugmentation):
+            # An image with masked pixels stays as it is: its mask would have to move with it.
+            return sample if sample.mask is not None else replace(sample, values=self.images[name](sample.values, seed))
+        if sample.mask is None:
             return replace(sample, values=augment_series(sample.values, setting, seed))
-        return replace(sample, values=self.images[name](sample.values, seed))
+        # Masked steps must not count in the deviation that jitter takes its scale from.
+        real = np.where(sample.mask[:, None], sample.values, np.float32(np.nan))
+        return replace(sample, values=np.nan_to_num(augment_series(real, setting, seed), nan=0.0))
 
 
 class Batches(Dataset[Batch]):

@@ -60,11 +60,13 @@ def save(
     if folder.exists() and not is_model(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"'{folder}' exists and is not a model directory; give another name.")
     labels = {n: list(o.classes or ()) for n, o in model.spec.outputs.items() if isinstance(o, CategoryOutput)}
-    seen = "null" if absence_seen is None else json.dumps(sorted(absence_seen))
+    # One entry: safetensors writes several in an order that differs from run to run.
+    seen = None if absence_seen is None else sorted(absence_seen)
+    about = json.dumps({"format": FORMAT, "absence_seen": seen})
     try:
         with replace_folder(folder) as temporary:
             tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-            save_file(tensors, temporary / WEIGHTS, metadata={"format": str(FORMAT), "absence_seen": seen})
+            save_file(tensors, temporary / WEIGHTS, metadata={"perceivers": about})
             (temporary / SPEC).write_text(json.dumps(model.spec.model_dump(mode="json"), indent=1) + "\n")
             (temporary / LABELS).write_text(json.dumps(labels, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             (temporary / CARD).write_text(card or _plain_card(model), encoding="utf-8")
@@ -180,7 +182,7 @@ def _check_tensors(model: Model, tensors: Mapping[str, torch.Tensor], path: Path
 
 
 def _warn_of_absence(model: Model, metadata: Mapping[str, str], folder: Path) -> None:
-    seen = json.loads(metadata.get("absence_seen", "null"))
+    seen = json.loads(metadata.get("perceivers", "{}")).get("absence_seen")
     if seen is None or len(model.inputs) < 2:
         return
     never = [name for name in model.inputs if name not in seen]

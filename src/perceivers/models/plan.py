@@ -1,0 +1,329 @@
+"""`plan`: what a model costs, from its spec alone. It is built on the meta device and never run: nothing is allocated.
+
+Multiplications and additions are counted apart, as the papers do, and only those of matrix products and convolutions:
+norms, softmax and activations add less than 1 % [checked against torch's own counter and against both papers' figures].
+Memory is for float32 and one device, as `perceivers.train` works.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from torch import nn
+
+from perceivers.inputs import InputSettings
+from perceivers.inputs.category import CategoryInput
+from perceivers.inputs.image import ImageInput
+from perceivers.inputs.number import NumberInput
+from perceivers.inputs.series import SeriesInput
+from perceivers.models.build import build
+from perceivers.models.model import Model
+from perceivers.models.spec import Spec, as_spec
+from perceivers.nn import MLP, Attention, CrossAttend, Decoder, SelfAttend
+from perceivers.nn.position import FourierPosition
+from perceivers.nn.stem import ConvStem
+from perceivers.outputs import Output, OutputSettings
+from perceivers.outputs.category import CategoryOutput
+from perceivers.outputs.number import NumberOutput
+
+FLOAT = 4  # bytes
+# What is assumed where only data can tell.
+ASSUMED_CLASSES = ("a", "b")
+ASSUMED_STEPS = 1000  # of an irregular series, which has no fixed count
+
+
+@dataclass(frozen=True)
+class Part:
+    """One row of a plan. `flops`: of the forward pass for one sample, over every use of shared weights."""
+
+    name: str
+    parameters: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes. Gradients and the optimiser's two moments are of training; activations are an estimate (see `plan`)."""
+
+    parameters: int
+    gradients: int
+    moments: int
+    averages: int
+    training_activations: int
+    inference_activations: int
+
+    @property
+    def training(self) -> int:
+        """All that training needs at once."""
+        return self.parameters + self.gradients + self.moments + self.averages + self.training_activations
+
+    @property
+    def inference(self) -> int:
+        """All that an answer needs at once."""
+        return self.parameters + self.inference_activations
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a model costs. `elements`: input name → M; together they are an array (M, `channels`). `assumed`: in words."""
+
+    parts: tuple[Part, ...]
+    elements: Mapping[str, int]
+    channels: int
+    latents: tuple[int, int]
+    batch: int
+    memory: Memory
+    assumed: tuple[str, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters of the whole model."""
+        return sum(part.parameters for part in self.parts)
+
+    @property
+    def flops(self) -> int:
+        """Multiplications plus additions of one sample's forward pass."""
+        return sum(part.flops for part in self.parts)
+
+
+def plan(spec: "Spec | Mapping[str, Any]", batch: int = 1, averages: bool = False) -> Plan:
+    """The cost of a model on batches of `batch` samples.
+
+    `averages`: training keeps averaged weights (training.ema). Statistics and classes that training would learn are
+    filled in neutrally, and `Plan.assumed` says where that changes a count.
+
+    Activations are estimated from the arrays that are alive at once: in training all that the backward pass needs of
+    every step so far, plus the gradients inside the step that is being undone, at the worst step; in inference the
+    inputs and the arrays of the largest step. Attention weights are counted only where torch's fused kernels cannot do
+    without (query/key and value widths differ). Expect the truth within a factor of 2. Raises `SpecError`.
+    """
+    assert batch >= 1, "a batch has a sample"
+    spec, assumed = _completed(as_spec(spec))
+    model = build(spec, device="meta")
+    elements = {name: spec.inputs[name].elements() for name in model.inputs}
+    for name in [name for name, count in elements.items() if count == 0]:
+        elements[name] = ASSUMED_STEPS
+        assumed.append(f"input '{name}' is irregular and has no fixed length: assumed {ASSUMED_STEPS:,} elements")
+    size = sum(p.numel() for p in model.parameters()) * FLOAT
+    memory = Memory(
+        parameters=size + sum(b.numel() * b.element_size() for b in model.buffers()),
+        gradients=size,
+        moments=2 * size,
+        averages=size if averages else 0,
+        training_activations=(_training_floats(model, elements) * batch + _table_floats(model, elements)) * FLOAT,
+        inference_activations=(_inference_floats(model, elements) * batch + _table_floats(model, elements)) * FLOAT,
+    )
+    shape = (spec.latents.count, spec.latents.channels)
+    parts = tuple(_parts(model, elements))
+    return Plan(parts, elements, _joined_channels(model), shape, batch, memory, tuple(assumed))
+
+
+def _completed(spec: Spec) -> tuple[Spec, list[str]]:
+    """The spec with neutral statistics and assumed classes where it has none, and what was assumed."""
+    assumed: list[str] = []
+    inputs = {name: _completed_input(name, kind, assumed) for name, kind in spec.inputs.items()}
+    outputs = {name: _completed_output(name, kind, assumed) for name, kind in spec.outputs.items()}
+    return spec.with_changes(inputs=inputs, outputs=outputs), assumed
+
+
+def _completed_input(name: str, kind: InputSettings, assumed: list[str]) -> InputSettings:
+    if isinstance(kind, CategoryInput) and kind.classes is None:
+        columns = ", ".join(kind.columns)
+        assumed.append(f"input '{name}': the classes are learned from data: assumed 2 in each column ({columns})")
+        return kind.with_changes(classes=dict.fromkeys(kind.columns, ASSUMED_CLASSES))
+    if isinstance(kind, ImageInput | SeriesInput | NumberInput):
+        width = len(kind.columns) if isinstance(kind, NumberInput) else kind.channels
+        return kind.with_changes(mean=kind.mean or (0.0,) * width, std=kind.std or (1.0,) * width)
+    return kind
+
+
+def _completed_output(name: str, kind: OutputSettings, assumed: list[str]) -> OutputSettings:
+    if isinstance(kind, CategoryOutput) and kind.classes is None:
+        assumed.append(f"output '{name}': the classes are learned from data: assumed 2")
+        return kind.with_changes(classes=ASSUMED_CLASSES)
+    if isinstance(kind, NumberOutput):
+        width = len(kind.table_columns(name))
+        return kind.with_changes(mean=kind.mean or (0.0,) * width, std=kind.std or (1.0,) * width)
+    return kind
+
+
+# -- parameters and FLOPs ----------------------------------------------------------------------------------------------
+
+
+def _parts(model: Model, elements: Mapping[str, int]) -> list[Part]:
+    encoder, total = model.encoder, sum(elements.values())
+    latents = model.spec.latents.count
+    crosses = sum(_cross_flops(encoder.cross_attends[i], latents, total) for kind, i in encoder.order if kind == "cross")
+    thinks = sum(
+        _self_flops(layer, latents) for kind, i in encoder.order if kind == "block" for layer in _layers(model, i)
+    )
+    asked = {name: _query_count(model.outputs[name]) for name in model.outputs}
+    parts = [
+        Part(f"input {name}", _count(module), _input_flops(model.spec.inputs[name], module, elements[name]))
+        for name, module in model.inputs.items()
+    ]
+    if model.fusion is not None:
+        parts.append(Part("input embeddings", _count(model.fusion), 0))
+    parts += [
+        Part("latents", encoder.latents.numel(), 0),
+        Part("cross-attends", _count(encoder.cross_attends), crosses),
+        Part("self-attends", _count(encoder.blocks), thinks),
+    ]
+    parts += [Part(f"output {name}", _count(module), _head_flops(module)) for name, module in model.outputs.items()]
+    if model.query_fusion is not None:
+        parts.append(Part("output embeddings", _count(model.query_fusion), 0))
+    if isinstance(model.decoder, Decoder):
+        flops = _cross_flops(model.decoder.cross_attend, sum(asked.values()), latents)
+        parts.append(Part("decoder", _count(model.decoder), flops))
+    return parts
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _layers(model: Model, block: int) -> list[SelfAttend]:
+    return list(model.encoder.blocks[block])  # pyright: ignore[reportArgumentType]
+
+
+def _query_count(output: nn.Module) -> int:
+    """O of an output; an averaging decoder answers one query without asking."""
+    assert isinstance(output, Output), "outputs are Outputs"
+    return 1 if output.query is None else output.queries(1).shape[1]
+
+
+def _linear_flops(layer: nn.Linear, rows: int) -> int:
+    return 2 * rows * layer.in_features * layer.out_features
+
+
+def _mlp_flops(mlp: MLP, rows: int) -> int:
+    return _linear_flops(mlp.hidden, rows) + _linear_flops(mlp.output, rows)
+
+
+def _attention_flops(attention: Attention, queries: int, elements: int) -> int:
+    """Four linears, the scores 2·O·M·F and the weighted sum 2·O·M·V."""
+    projections = _linear_flops(attention.query, queries) + _linear_flops(attention.output, queries)
+    projections += _linear_flops(attention.key, elements) + _linear_flops(attention.value, elements)
+    return projections + 2 * queries * elements * (attention.query.out_features + attention.value.out_features)
+
+
+def _cross_flops(cross: nn.Module, queries: int, elements: int) -> int:
+    assert isinstance(cross, CrossAttend), "encoders and decoders cross-attend"
+    return _attention_flops(cross.attention, queries, elements) + _mlp_flops(cross.mlp, queries)
+
+
+def _self_flops(layer: SelfAttend, latents: int) -> int:
+    return _attention_flops(layer.attention, latents, latents) + _mlp_flops(layer.mlp, latents)
+
+
+def _head_flops(output: nn.Module) -> int:
+    assert isinstance(output, Output), "outputs are Outputs"
+    return _linear_flops(output.head, 1)
+
+
+def _input_flops(settings: InputSettings, module: nn.Module, elements: int) -> int:
+    """Every linear of an input runs once an element; convolutions run on the raw grid."""
+    linears = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+    stems = [layer for layer in module.modules() if isinstance(layer, ConvStem)]
+    convolutions = sum(
+        2 * prod(cells) * convolution.weight.numel()
+        for stem in stems
+        for convolution, cells, _ in _stem_grids(stem, _grid(settings))
+    )
+    return sum(_linear_flops(layer, elements) for layer in linears) + convolutions
+
+
+def _grid(settings: InputSettings) -> tuple[int, ...]:
+    """The raw grid of an input that a convolution stem may read."""
+    if isinstance(settings, ImageInput):
+        return settings.size
+    assert isinstance(settings, SeriesInput), "only images and regular series have a stem"
+    return (settings.steps,)
+
+
+def _stem_grids(stem: ConvStem, grid: tuple[int, ...]) -> list[tuple[Any, tuple[int, ...], tuple[int, ...]]]:
+    """Each convolution of a stem, the grid that it writes and the grid that it reads."""
+    found = []
+    for convolution in stem.convolutions:
+        cells = tuple(-(-n // stem.stride) for n in grid)
+        found.append((convolution, cells, grid))
+        grid = tuple(-(-n // 2) for n in cells) if stem.pool else cells
+    return found
+
+
+# -- activations, in numbers of one sample -----------------------------------------------------------------------------
+
+
+def _joined_channels(model: Model) -> int:
+    """C of the array that the encoder reads."""
+    if model.fusion is not None:
+        return model.fusion.channels
+    return int(next(iter(model.inputs.values())).channels)  # pyright: ignore[reportArgumentType]
+
+
+def _input_floats(model: Model, elements: Mapping[str, int]) -> int:
+    """Raw values as they come and normalised, what a stem holds, each input's elements, and all joined."""
+    total = sum(elements.values()) * _joined_channels(model)
+    for name, module in model.inputs.items():
+        settings = model.spec.inputs[name]
+        raw = prod(_grid(settings)) * settings.channels if isinstance(settings, ImageInput) else elements[name]
+        total += 2 * raw + elements[name] * int(module.channels)  # pyright: ignore[reportArgumentType]
+        for stem in [layer for layer in module.modules() if isinstance(layer, ConvStem)]:
+            for convolution, cells, read in _stem_grids(stem, _grid(settings)):
+                # Padded in, convolved, normalised and cut at zero; pooled with int64 places.
+                pooled = prod(-(-n // 2) for n in cells) * 3 if stem.pool else 0
+                total += prod(read) * convolution.in_channels + (2 * prod(cells) + pooled) * convolution.out_channels
+    return total
+
+
+def _table_floats(model: Model, elements: Mapping[str, int]) -> int:
+    """Fourier features, which are kept once for all samples."""
+    return sum(
+        elements[name] * layer.channels
+        for name, module in model.inputs.items()
+        for layer in module.modules()
+        if isinstance(layer, FourierPosition)
+    )
+
+
+def _steps(model: Model, elements: Mapping[str, int]) -> list[tuple[int, int]]:
+    """Of each step of encoder and decoder: what the backward pass needs, and what undoing it needs besides."""
+    latents, total = model.spec.latents.count, sum(elements.values())
+    found = []
+    for kind, index in model.encoder.order:
+        if kind == "cross":
+            cross = model.encoder.cross_attends[index]
+            found.append(_block_floats(cross.attention, cross.mlp, latents, total))  # pyright: ignore[reportArgumentType]
+        else:
+            found += [_block_floats(layer.attention, layer.mlp, latents) for layer in _layers(model, index)]
+    if isinstance(model.decoder, Decoder):
+        cross = model.decoder.cross_attend
+        queries = sum(_query_count(output) for output in model.outputs.values())
+        found.append(_block_floats(cross.attention, cross.mlp, queries, latents))
+    return found
+
+
+def _block_floats(attention: Attention, mlp: MLP, queries: int, elements: int | None = None) -> tuple[int, int]:
+    """Numbers kept by a block with `queries` rows that reads `elements` rows (None: itself), and its gradients at most."""
+    width, read = attention.output.out_features, attention.key.in_features
+    qk, v = attention.query.out_features, attention.value.out_features
+    # Normalised, query, read, residual sum, normalised, hidden before and after its activation, result.
+    own = queries * (4 * width + qk + v + 2 * mlp.hidden.out_features)
+    others = queries if elements is None else elements
+    read_in = others * (qk + v) + (0 if elements is None else elements * read)
+    weights = 0 if qk == v else attention.heads * queries * others
+    gradients = weights + others * (qk + v + 2 * read) + queries * (2 * width + qk + v)
+    return own + read_in + weights, gradients
+
+
+def _training_floats(model: Model, elements: Mapping[str, int]) -> int:
+    kept = peak = _input_floats(model, elements)
+    for saved, gradients in _steps(model, elements):
+        kept += saved
+        peak = max(peak, kept + gradients)
+    return peak
+
+
+def _inference_floats(model: Model, elements: Mapping[str, int]) -> int:
+    return _input_floats(model, elements) + max(saved for saved, _ in _steps(model, elements))
