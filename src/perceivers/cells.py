@@ -1,14 +1,18 @@
 """What a cell of a table means, the same for inputs and outputs: when it is missing, which class, which number."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from perceivers.errors import DataError
+from perceivers.errors import DataError, near_miss
+
+# A spread that float32 could not tell from the mean is rounding, not variation.
+_RESOLUTION = float(np.finfo(np.float32).eps)
 
 
 def class_name(cell: Any) -> str | None:
-    """A cell as a class name: None for empty and NaN; whole floats read as integers, so that 3.0 and 3 are one class."""
+    """A cell as a class name: None for empty and NaN; whole floats read as integers: 3.0 and 3 are one class."""
     if cell is None or (isinstance(cell, (float, np.floating)) and np.isnan(cell)):
         return None
     if isinstance(cell, (float, np.floating)) and float(cell).is_integer():
@@ -24,8 +28,8 @@ def number(cell: Any) -> float:
         return float("nan")
     try:
         return float(cell)
-    except (TypeError, ValueError):
-        raise DataError(f"{cell!r} is not a number.") from None
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(f"{repr(cell)[:100]} is not a number.") from None
 
 
 def is_missing(cell: Any) -> bool:
@@ -35,3 +39,23 @@ def is_missing(cell: Any) -> bool:
     if isinstance(cell, (str, bytes)):
         return not cell.strip()
     return isinstance(cell, (float, np.floating)) and bool(np.isnan(cell))
+
+
+def cells_of(value: Any, columns: Sequence[str]) -> list[Any]:
+    """One sample's cells in the order of `columns`, from a mapping (absent names are None) or as long a list."""
+    if isinstance(value, Mapping):
+        for name in value:
+            if name not in columns:
+                known = ", ".join(columns)
+                raise DataError(f"there is no column '{name}'.{near_miss(str(name), columns)} Columns: {known}.")
+        return [value.get(name) for name in columns]
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
+        value = [value]
+    if len(value) != len(columns):
+        raise DataError(f"got {len(value)} values for {len(columns)} columns ({', '.join(columns)}).")
+    return list(value)
+
+
+def real_spread(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """`std` with exactly 0 for constant columns, whose computed spread may be some rounding."""
+    return np.where(std > _RESOLUTION * np.abs(mean), std, 0.0)

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from perceivers.cells import real_spread
 from perceivers.elements import Elements
-from perceivers.errors import DataError
+from perceivers.errors import DataError, SpecError
 from perceivers.settings import Settings
 
 
@@ -27,7 +28,8 @@ from perceivers.settings import Settings
 class Sample:
     """One input of one sample, in its own units.
 
-    values: (n1, …, nA, C) on a grid, or (M, C) with `coords` (M, A). mask: True = real, shaped as the cells; None = all.
+    values: (n1, …, nA, C) on a grid, or (M, C) with `coords` (M, A).
+    mask: True = real, shaped as the cells; None = all.
     """
 
     values: np.ndarray
@@ -108,7 +110,7 @@ class InputSettings(Settings, ABC):
         """The mask (cells) of finite elements of `values` (cells, C), or None when all are; the rule `nan` decides."""
         if values.dtype.kind != "f":
             return None
-        finite = np.isfinite(values).all(axis=-1)
+        finite = np.asarray(np.isfinite(values).all(axis=-1))
         if finite.all():
             return None
         if self.nan == "error":
@@ -137,7 +139,7 @@ def collate_grid(samples: Sequence[Sample | None], grid: tuple[int, ...], channe
 
 
 def moments(samples: Iterable[Sample], channels: int) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel over all real elements, in float64 and one pass (a constant gives std 1)."""
+    """Mean and standard deviation per channel over all real elements, in one float64 pass (a constant: std 1)."""
     count, total, square = 0, np.zeros(channels), np.zeros(channels)
     shift: np.ndarray | None = None
     for sample in samples:
@@ -147,13 +149,25 @@ def moments(samples: Iterable[Sample], channels: int) -> tuple[list[float], list
         if not len(values):
             continue
         values = values.astype(np.float64)
-        # Sums are taken about the first sample's mean, or a large offset would swallow the variance.
-        shift = values.mean(0) if shift is None else shift
+        if shift is None:
+            # Sums are taken about the first sample's mean, or a large offset would swallow the variance.
+            shift = values.mean(axis=0)
         count += len(values)
         total += (values - shift).sum(0)
         square += ((values - shift) ** 2).sum(0)
     if count == 0 or shift is None:
         raise DataError("no real element in the training split, so no mean and standard deviation can be learned.")
     mean = total / count
-    std = np.sqrt(np.maximum(square / count - mean**2, 0.0))
+    std = real_spread(mean + shift, np.sqrt(np.maximum(square / count - mean**2, 0.0)))
     return (mean + shift).tolist(), np.where(std > 0, std, 1.0).tolist()
+
+
+def joined_channels(content: int, position: nn.Module | None, add: bool) -> int:
+    """C of elements with `content` channels and their position. Raises `SpecError` when the two cannot be added."""
+    width = 0 if position is None else int(position.channels)  # pyright: ignore[reportArgumentType]
+    if add and width != content:
+        raise SpecError(
+            f"positions of {width} channels cannot be added to elements of {content}; "
+            "make the two equal, or set the position's join: concat."
+        )
+    return content if add else content + width

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
-from perceivers.cells import class_name
+from perceivers.cells import cells_of, class_name
 from perceivers.elements import Elements
-from perceivers.errors import DataError, SpecError
+from perceivers.errors import DataError, SpecError, near_miss
 from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid
-from perceivers.inputs.columns import CategoryCells, cells_of
+from perceivers.inputs.columns import CategoryCells
 
 
 class CategoryInput(InputSettings):
@@ -22,6 +22,18 @@ class CategoryInput(InputSettings):
     """C: width of a cell's vector."""
     classes: Mapping[str, tuple[str, ...]] | None = None
     """Class names of each column. None: learned from the training split."""
+
+    @model_validator(mode="after")
+    def _classes_of_every_column(self) -> Self:
+        if self.classes is None:
+            return self
+        for name in self.classes:
+            if name not in self.columns:
+                raise ValueError(f"classes are given for '{name}', which is no column.{near_miss(name, self.columns)}")
+        missing = [name for name in self.columns if not self.classes.get(name)]
+        if missing:
+            raise ValueError(f"no classes are given for column {', '.join(missing)}")
+        return self
 
     def table_columns(self, name: str) -> list[str]:
         """The columns themselves."""
@@ -75,7 +87,4 @@ class CategoryInput(InputSettings):
                 "category: classes are not known yet. perceivers.train learns them from the training split; "
                 "to build without training give the class names of every column."
             )
-        missing = [column for column in self.columns if not self.classes.get(column)]
-        if missing:
-            raise SpecError(f"category: no classes are given for column {', '.join(missing)}.")
         return CategoryCells([len(self.classes[column]) for column in self.columns], self.channels)

@@ -1,31 +1,14 @@
 """The module of inputs that read several table columns: every cell is an element with a column embedding."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from perceivers.elements import Elements
-from perceivers.errors import DataError, near_miss
 from perceivers.inputs.base import Input, Lifted
 from perceivers.nn.initialisers import learned_array
 from perceivers.nn.position import LearnedPosition
-
-
-def cells_of(value: Any, columns: Sequence[str]) -> list[Any]:
-    """One sample's cells in the order of `columns`, from a mapping (missing names are None) or a list of that length."""
-    if isinstance(value, Mapping):
-        for name in value:
-            if name not in columns:
-                known = ", ".join(columns)
-                raise DataError(f"there is no column '{name}'.{near_miss(str(name), columns)} Columns: {known}.")
-        return [value.get(name) for name in columns]
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
-        value = [value]
-    if len(value) != len(columns):
-        raise DataError(f"got {len(value)} values for {len(columns)} columns ({', '.join(columns)}).")
-    return list(value)
 
 
 class NumberCells(Input):
@@ -48,7 +31,8 @@ class NumberCells(Input):
 
     def forward(self, elements: Elements) -> Lifted:
         """Content (B, columns, C), position (columns, C), mask."""
-        dtype = torch.promote_types(self.mean.dtype, torch.float32)
+        # In the table's own float64: large numbers, such as times in seconds, lose their differences in float32.
+        dtype = torch.promote_types(elements.values.dtype, torch.float32)
         x = (elements.values[..., 0].to(dtype) - self.mean.to(dtype)) / self.std.to(dtype)
         if elements.mask is not None:
             x = torch.where(elements.mask, x, x.new_zeros(()))
@@ -57,9 +41,9 @@ class NumberCells(Input):
 
 
 class CategoryCells(Input):
-    """Each class of each column has an embedding; the column's embedding is added. The values are (B, columns, 1) indices.
+    """Each class of each column has an embedding; the column's embedding is added.
 
-    classes: how many classes each column has.
+    The values are (B, columns, 1) indices. classes: how many classes each column has.
     """
 
     offsets: Tensor

@@ -1,6 +1,7 @@
 """From an image cell of a table (path, bytes, array) to an array, with its faults named. Readers are imported late."""
 
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,11 @@ def read_image(value: Any, channels: int) -> np.ndarray:
         return _from_bytes(_file(Path(value)), channels, f"image file '{value}'")
     if isinstance(value, (bytes, bytearray, memoryview)):
         return _from_bytes(bytes(value), channels, f"an image of {len(value)} bytes")
-    return with_channels(np.asarray(value), channels, "the array")
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise DataError("the image is not a rectangle of numbers.") from None
+    return with_channels(array, channels, "the array")
 
 
 def _file(path: Path) -> bytes:
@@ -52,9 +57,15 @@ def _tiff(data: bytes, what: str) -> np.ndarray:
     except ImportError:
         raise missing_extra("tifffile", "data", "reading TIFF images") from None
     try:
-        array = tifffile.imread(io.BytesIO(data))
-    except (tifffile.TiffFileError, ValueError, OSError, IndexError, KeyError) as error:
-        raise DataError(f"{what} is a truncated or damaged TIFF: {error}.") from None
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            shape = file.series[0].shape
+            _check_pixels(math.prod(shape), f"{what} of shape {shape}")
+            array = file.asarray()
+    except DataError:
+        raise
+    # A damaged file makes tifffile fail in any way that Python can: each means that these bytes are no TIFF.
+    except Exception as error:
+        raise DataError(f"{what} is a truncated, damaged or unknown TIFF: {error}.") from None
     # Bands first (13, H, W) is as common as bands last; the short axis is the bands.
     return np.moveaxis(array, 0, -1) if array.ndim == 3 and array.shape[0] < min(array.shape[1:]) else array
 
@@ -66,17 +77,23 @@ def _pillow(data: bytes, channels: int, what: str) -> np.ndarray:
         raise missing_extra("pillow", "data", "reading images") from None
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise DataError(f"{what} has {image.width}×{image.height} pixels; the most is {MOST_PIXELS:,}.")
+            _check_pixels(image.width * image.height, f"{what} of {image.height}×{image.width}")
             image.load()
             upright = ImageOps.exif_transpose(image)
             return _pixels(upright, channels, what)
     except UnidentifiedImageError:
         raise DataError(f"{what} is not an image ({', '.join(FORMATS)} are read).") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{what} has too many pixels: {error}") from None
+    except DataError:
+        raise
     except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{what} is truncated or damaged: {error}.") from None
+
+
+def _check_pixels(count: int, what: str) -> None:
+    if count > MOST_PIXELS:
+        raise DataError(f"{what} has {count:,} pixels; the most is {MOST_PIXELS:,}.")
 
 
 def _pixels(image: Any, channels: int, what: str) -> np.ndarray:
@@ -118,4 +135,8 @@ def with_channels(array: np.ndarray, channels: int, what: str) -> np.ndarray:
             f"{what} has {array.shape[-1]} channels, but the input takes {channels}. "
             f"Set channels: {array.shape[-1]} on the input, or convert the images."
         )
-    return np.ascontiguousarray(array if array.dtype == np.uint8 else array.astype(np.float32))
+    if not array.size:
+        raise DataError(f"{what} has shape {array.shape}: there are no pixels.")
+    # What float32 cannot hold becomes infinite, and so masked or an error as `nan` says.
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array if array.dtype == np.uint8 else array.astype(np.float32))

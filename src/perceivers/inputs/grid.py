@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from perceivers.elements import Elements
-from perceivers.inputs.base import Input, Lifted
+from perceivers.errors import DataError
+from perceivers.inputs.base import Input, Lifted, joined_channels
 from perceivers.inputs.lift import Lift
 
 
@@ -14,7 +15,8 @@ class GridInput(Input):
     """Elements on a grid, or with coordinates, → content and position.
 
     mean, std: per channel, in the input's own units. `position` is None for a set. `span`: coordinates run from 0 to
-    `span` per axis and are scaled to [−1, 1]. Masked cells are zero after normalising, whatever they held.
+    `span` per axis and are scaled to [−1, 1]; None: the elements lie on a grid. Masked cells are zero after
+    normalising, whatever they held.
     """
 
     mean: Tensor
@@ -37,11 +39,11 @@ class GridInput(Input):
         self.position = position
         self.add = add
         self.span = span
-        width = 0 if position is None else int(position.channels)  # pyright: ignore[reportArgumentType]
-        self.channels = lift.channels + (0 if add else width)
+        self.channels = joined_channels(lift.channels, position, add)
 
     def forward(self, elements: Elements) -> Lifted:
         """Content (B, M, c), position (M, P) or (B, M, P), mask (B, M)."""
+        self._check(elements)
         x, mask = self._normalised(elements), elements.mask
         if elements.grid is None:
             content = x
@@ -49,6 +51,17 @@ class GridInput(Input):
             cells = x.unflatten(1, elements.grid)
             content, mask = self.lift(cells, None if mask is None else mask.unflatten(1, elements.grid))
         return Lifted(content, self._position(elements, content), mask, self.add)
+
+    def _check(self, elements: Elements) -> None:
+        # A batch made by hand may not fit, and a wrong number of channels would broadcast without a word.
+        given, wanted = elements.values.shape[-1], len(self.mean)
+        if given != wanted:
+            raise DataError(f"the elements have {given} channels, but the input takes {wanted}.")
+        if (elements.grid is None) != (self.span is not None):
+            has, takes = ("coordinates", "a grid") if elements.grid is None else ("a grid", "coordinates")
+            raise DataError(f"the elements have {has}, but the input takes {takes}.")
+        if elements.grid is not None:
+            self.lift.cells(elements.grid)
 
     def _normalised(self, elements: Elements) -> Tensor:
         # In float32 at least, then in the weights' dtype, which the buffers follow.
@@ -64,8 +77,11 @@ class GridInput(Input):
             return None
         if elements.grid is not None:
             return self.position(grid=self.lift.cells(elements.grid), like=content)
-        assert elements.coords is not None and self.span is not None, "coordinates come with a span"
-        scaled = elements.coords.to(content.dtype) / content.new_tensor(self.span) * 2 - 1
+        assert elements.coords is not None, "no grid, so coordinates"
+        assert self.span is not None, "coordinates come with a span"
+        # In float32 at least: bfloat16 could not tell one coordinate from the next.
+        coords = elements.coords.to(torch.promote_types(content.dtype, torch.float32))
+        scaled = coords / coords.new_tensor(self.span) * 2 - 1
         if elements.mask is not None:
             scaled = torch.where(elements.mask[..., None], scaled, scaled.new_zeros(()))
-        return self.position(coords=scaled)
+        return self.position(coords=scaled).to(content.dtype)

@@ -29,13 +29,13 @@ class ImageInput(InputSettings):
     """Height and width that the model sees."""
     channels: PositiveInt = 3
     resize: Literal["none", "stretch", "crop"] = "none"
-    """Images of another size: an error, stretched, or scaled by the shorter side and cropped in the middle (bicubic)."""
+    """Images of another size: an error, stretched, or scaled by the shorter side and cropped in the middle; bicubic."""
     lift: ImageLift = Pixels()
     position: Position = Field(default_factory=lambda: Fourier(bands=16))
     mean: tuple[float, ...] | None = None
     """Per channel, in the image's own units. None: learned from the training split."""
     std: tuple[float, ...] | None = None
-    permute: int | None = Field(None, ge=0)
+    permute: int | None = Field(default=None, ge=0)
     """Seed of one fixed permutation of the pixels, applied before anything else [P1 §4.1, permuted ImageNet]."""
 
     def parse(self, value: Any) -> Sample:

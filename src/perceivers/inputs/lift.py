@@ -56,7 +56,8 @@ class _Patches(Lift):
     def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
         if len(grid) != len(self.patch) or any(n % p for n, p in zip(grid, self.patch, strict=True)):
             raise SpecError(
-                f"patches of {self.patch} do not tile a grid of {tuple(grid)}; every side must be a multiple of its patch."
+                f"patches of {self.patch} do not tile a grid of {tuple(grid)}; "
+                "every side must be a multiple of its patch."
             )
         return tuple(n // p for n, p in zip(grid, self.patch, strict=True))
 
@@ -171,7 +172,7 @@ class Conv(Settings):
     channels: PositiveInt = 64
     kernel: PositiveInt = 7
     stride: PositiveInt = 2
-    layers: PositiveInt = 1
+    layers: int = Field(default=1, ge=1, le=16)
     pool: bool = True
     """Max-pool 3, stride 2, after every layer."""
 

@@ -6,11 +6,11 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from perceivers.cells import number
+from perceivers.cells import cells_of, number, real_spread
 from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError
 from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid
-from perceivers.inputs.columns import NumberCells, cells_of
+from perceivers.inputs.columns import NumberCells
 
 
 class NumberInput(InputSettings):
@@ -44,13 +44,13 @@ class NumberInput(InputSettings):
         """With mean and standard deviation per column of the training rows, when the recipe gives none."""
         if self.mean is not None and self.std is not None:
             return self
-        rows = np.stack([s.values[:, 0] for s in samples])
+        rows = np.array([s.values[:, 0] for s in samples]).reshape(-1, len(self.columns))
         real = np.isfinite(rows)
-        for column, any_real in zip(self.columns, real.any(0), strict=True):
+        for column, any_real in zip(self.columns, np.asarray(real.any(axis=0)), strict=True):
             if not any_real:
                 raise DataError(f"column '{column}' has no number in the training split; leave it out of the input.")
         mean = np.mean(rows, axis=0, where=real)
-        std = np.std(rows, axis=0, where=real)
+        std = real_spread(mean, np.std(rows, axis=0, where=real))
         return self.with_changes(mean=self.mean or mean.tolist(), std=self.std or np.where(std > 0, std, 1.0).tolist())
 
     def elements(self) -> int:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 from torch import nn
 
+from perceivers.errors import SpecError
 from perceivers.nn.position import FourierPosition, LearnedPosition, SinusoidalPosition
 from perceivers.settings import Settings
 
@@ -24,6 +25,11 @@ class Fourier(Settings):
 
     def build(self, grid: tuple[int, ...]) -> nn.Module:
         """The module, for a grid (or for coordinates of as many axes)."""
+        if self.resolution and len(self.resolution) != len(grid):
+            raise SpecError(
+                f"a fourier position's resolution has {len(self.resolution)} axes {self.resolution}, "
+                f"this input has {len(grid)}; give one number an axis, or leave it out to take the grid's."
+            )
         return FourierPosition(self.resolution or grid, self.bands, self.concat_position, self.sine_only)
 
 
@@ -32,7 +38,7 @@ class Learned(Settings):
 
     kind: Literal["learned"] = "learned"
     channels: PositiveInt = 64
-    init_std: float = Field(0.02, gt=0)
+    init_std: float = Field(default=0.02, gt=0)
     """Scale of the truncated normal; P1 Table 2 found 1.0 best for ImageNet, released IO models use 0.02."""
     project: PositiveInt | None = None
     """Width of a linear behind the array."""
@@ -47,13 +53,13 @@ class Sinusoidal(Settings):
     """Transformer sinusoids, one axis [Vaswani et al. 2017 §3.5]."""
 
     kind: Literal["sinusoidal"] = "sinusoidal"
-    channels: int = Field(64, gt=0, multiple_of=2)
+    channels: int = Field(default=64, gt=0, multiple_of=2)
     join: Literal["concat", "add"] = "concat"
 
     def build(self, grid: tuple[int, ...]) -> nn.Module:
         """The module; the grid has one axis."""
         if len(grid) != 1:
-            raise ValueError(f"a sinusoidal position has one axis, this input has {len(grid)}; use fourier or learned")
+            raise SpecError(f"a sinusoidal position has one axis, this input has {len(grid)}; use fourier or learned.")
         return SinusoidalPosition(self.channels, grid[0])
 
 

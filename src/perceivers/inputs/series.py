@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from perceivers.cells import number
 from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError
 from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid, moments
@@ -73,7 +74,9 @@ class SeriesInput(InputSettings):
             values = values[:, None]
         if values.ndim != 2 or values.shape[1] != self.channels:
             raise DataError(f"the series has shape {values.shape}; wanted (time, {self.channels}).")
-        return np.ascontiguousarray(values, dtype=np.float32)
+        # What float32 cannot hold becomes infinite, and so masked or an error as `nan` says.
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(values, dtype=np.float32)
 
     def _regular(self, values: np.ndarray) -> Sample:
         if len(values) > self.steps:
@@ -138,12 +141,13 @@ class SeriesInput(InputSettings):
             if len(given) != self.channels:
                 raise SpecError(f"series: {name} has {len(given)} numbers, but there are {self.channels} channels.")
         lift = self.lift.build(1, self.channels)
+        span = [self.seconds] if self.rate is None else None
         # An irregular series is resolved as finely as a thousand steps would be, unless the recipe says otherwise.
         cells = (1000,) if self.rate is None else lift.cells([self.steps])
         if isinstance(self.position, NoPosition):
-            return GridInput(self.mean, self.std, lift, None, add=False)
+            return GridInput(self.mean, self.std, lift, None, add=False, span=span)
         add = self.position.join == "add"
-        return GridInput(self.mean, self.std, lift, self.position.build(cells), add, span=[self.seconds])
+        return GridInput(self.mean, self.std, lift, self.position.build(cells), add, span)
 
 
 def _read(value: Any) -> np.ndarray:
@@ -168,7 +172,26 @@ def _read_file(path: Path) -> np.ndarray:
         if path.suffix == ".npy":
             return np.load(path, allow_pickle=False)
         if path.suffix in (".csv", ".txt"):
-            return np.genfromtxt(path, delimiter=",", dtype=np.float64)
+            return _read_csv(path)
+    except DataError:
+        raise
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"series file '{path}' is truncated or damaged: {error}.") from None
-    raise DataError(f"series file '{path}' is neither .npy nor .csv.")
+    raise DataError(f"series file '{path}' is neither .npy, .csv nor .txt.")
+
+
+def _read_csv(path: Path) -> np.ndarray:
+    """(T, C): one time step a line, numbers between commas, empty ones NaN. No header: it would be a lost time step."""
+    rows: list[list[float]] = []
+    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not text.strip():
+            continue
+        try:
+            rows.append([number(cell) for cell in text.split(",")])
+        except DataError as error:
+            raise DataError(f"series file '{path}', line {line}: {error} It takes numbers only, no header.") from None
+        if len(rows[-1]) != len(rows[0]):
+            raise DataError(
+                f"series file '{path}', line {line}: {len(rows[-1])} numbers, but {len(rows[0])} in the first line."
+            )
+    return np.array(rows, dtype=np.float64)

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from pydantic import Field, PositiveInt
 from torch import nn
 
 from perceivers.elements import Elements
 from perceivers.errors import DataError
-from perceivers.inputs.base import Input, InputSettings, Lifted, Sample, collate_grid
+from perceivers.inputs.base import Input, InputSettings, Lifted, Sample, collate_grid, joined_channels
 from perceivers.inputs.position import Learned, NoPosition, Position
 from perceivers.nn.initialisers import learned_array
 
@@ -40,8 +41,13 @@ class TextInput(InputSettings):
                     f"the text is not UTF-8: byte {error.start} is 0x{value[error.start]:02x}; save it as UTF-8."
                 ) from None
             data = bytes(value)
+        elif isinstance(value, (str, int, float, np.generic)):
+            try:
+                data = str(value).encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise DataError(f"the text cannot be UTF-8: character {error.start} is half of a pair.") from None
         else:
-            data = str(value).encode("utf-8")
+            raise DataError(f"got a {type(value).__name__}, not a text; give a str, or bytes in UTF-8.")
         if len(data) > self.length:
             if self.overflow == "error":
                 raise DataError(
@@ -76,11 +82,13 @@ class Bytes(Input):
         self.embedding = nn.Embedding(VOCABULARY, channels, _weight=learned_array(VOCABULARY, channels, std=1.0))
         self.position = position
         self.add = add
-        width = 0 if position is None else int(position.channels)  # pyright: ignore[reportArgumentType]
-        self.channels = channels if add else channels + width
+        self.channels = joined_channels(channels, position, add)
 
     def forward(self, elements: Elements) -> Lifted:
         """Content (B, M, C), position (M, P), mask."""
-        content = self.embedding(elements.values[..., 0])
+        ids = elements.values[..., 0].long()
+        if elements.mask is not None:
+            ids = torch.where(elements.mask, ids, ids.new_zeros(()))
+        content = self.embedding(ids)
         position = None if self.position is None else self.position(grid=elements.grid, like=content)
         return Lifted(content, position, elements.mask, self.add)

@@ -1,1 +1,1 @@
-"""The model: its spec, the presets, the one file that builds, encode and decode, and the directory that holds weights."""
+"""The model: its spec, the presets, the one file that builds, encode and decode, and the model directory."""

@@ -35,7 +35,7 @@ def _build(spec: Spec) -> Model:
     encoder = _encoder(spec, channels)
     averaging = isinstance(spec.decoder, AverageDecoderSpec)
     queries = {name: output.query.channels or spec.latents.channels for name, output in spec.outputs.items()}
-    read = {name: spec.latents.channels for name in queries} if averaging else queries
+    read = dict.fromkeys(queries, spec.latents.channels) if averaging else queries
     several = len(queries) > 1 and isinstance(spec.decoder, CrossDecoder)
     query_fusion = Fusion(queries, spec.decoder.padding) if several and isinstance(spec.decoder, CrossDecoder) else None
     asked = {name: query_fusion.channels if query_fusion else read[name] for name in queries}

@@ -69,14 +69,16 @@ class Model(nn.Module):
         for name in batch.inputs:
             if name not in self.inputs:
                 raise unknown("input", name, self.inputs, DataError)
-        lifted = {name: self._lift(name, batch.inputs[name]) for name in self.inputs if name in batch.inputs}
+        present = {name: batch.inputs[name] for name in self.inputs if name in batch.inputs}
+        # An input without elements is an absent one: both take the same path, and the same bits come out.
+        lifted = {name: self._lift(name, elements) for name, elements in present.items() if elements.values.shape[1]}
         elements, mask = self._joined(lifted, batch.size)
         return self.encoder(elements, mask)
 
     def decode(
         self, latents: Tensor, outputs: Iterable[str] | None = None, chunk: int | None = None
     ) -> dict[str, Tensor]:
-        """Predictions of the named outputs (default: all). At most `chunk` queries at once; any gives the same answer."""
+        """Predictions of the named outputs (default: all). At most `chunk` queries at once; any gives the same."""
         names = list(self.outputs) if outputs is None else sorted(outputs)
         for name in names:
             if name not in self.outputs:
@@ -84,6 +86,8 @@ class Model(nn.Module):
         if isinstance(self.decoder, AverageDecoder):
             answers = self.decoder(latents)
             return {name: self._output(name).predict(answers) for name in names}
+        if not names:
+            return {}
         queries = [self._queries(name, latents.shape[0]) for name in names]
         counts = [q.shape[1] for q in queries]
         parts = self.decoder(torch.cat(queries, dim=1), latents, chunk=chunk).split(counts, dim=1)

@@ -1,4 +1,4 @@
-"""The presets: published models as data, each with paper, table and exact parameter count (models.md §4 of the plan)."""
+"""The presets: published models as data, with paper, table and exact parameter count (models.md §4 of the plan)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
-
 from torch import nn
 
 from perceivers.inputs import AnyInput
 from perceivers.nn.perceiver import Sharing
 from perceivers.outputs import AnyOutput
+from perceivers.outputs.base import LearnedQuery
 from perceivers.settings import Settings, parse_settings
 
 # Attributes that torch's containers have only as objects.
@@ -25,7 +25,7 @@ class Latents(Settings):
     """N."""
     channels: PositiveInt = 128
     """D."""
-    init_std: float = Field(0.02, gt=0)
+    init_std: float = Field(default=0.02, gt=0)
 
 
 class AttentionSpec(Settings):
@@ -64,7 +64,7 @@ class EncoderSpec(Settings):
     cross: CrossSpec = CrossSpec()
     self_attend: AttentionSpec = AttentionSpec(heads=8)
     activation: Activation = "gelu_tanh"
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     padding: NonNegativeInt = 4
     """With several inputs: channels of the learned modality embedding of the widest one [models.md §3]."""
 
@@ -72,7 +72,8 @@ class EncoderSpec(Settings):
     def _order_exists(self) -> Self:
         if self.interleaved and self.cross_attends > self.blocks:
             raise ValueError(
-                f"{self.cross_attends} interleaved cross-attends need as many latent blocks, but blocks is {self.blocks}"
+                f"{self.cross_attends} interleaved cross-attends need as many latent blocks, "
+                f"but blocks is {self.blocks}"
             )
         return self
 
@@ -104,6 +105,17 @@ class Spec(Settings):
     encoder: EncoderSpec = EncoderSpec()
     decoder: Annotated[CrossDecoder | AverageDecoderSpec, Field(discriminator="kind")] = CrossDecoder()
     outputs: Mapping[str, AnyOutput] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _queries_are_asked(self) -> Self:
+        if isinstance(self.decoder, AverageDecoderSpec):
+            for name, output in self.outputs.items():
+                if output.query != LearnedQuery():
+                    raise ValueError(
+                        f"an average decoder asks no queries, so outputs.{name}.query would do nothing; "
+                        "leave it out, or set decoder.kind: cross_attend"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _names_are_names(self) -> Self:

@@ -27,7 +27,7 @@ from perceivers.atomic import replace_folder
 from perceivers.errors import ModelError, near_miss
 from perceivers.models.build import build
 from perceivers.models.model import Model
-from perceivers.models.spec import as_spec
+from perceivers.models.spec import Spec, as_spec
 from perceivers.outputs.category import CategoryOutput
 
 WEIGHTS, SPEC, LABELS, CARD, RECIPE, MANIFEST = (
@@ -43,6 +43,8 @@ FORMAT = 1
 # safetensors accepts headers of 100 MB, which take minutes to read; the largest model here needs far less than this.
 MOST_HEADER_BYTES = 16 * 2**20
 MOST_TEXT_BYTES = 64 * 2**20
+# Steps of an encoder; the deepest published one has 68.
+MOST_STEPS = 10_000
 
 
 def save(
@@ -90,19 +92,22 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Model:
     folder = Path(folder)
     _check_files(folder)
     spec = as_spec(_read_json(folder / SPEC), str(folder / SPEC))
+    header = _read_header(folder / WEIGHTS)
+    _check_size(spec, header, folder)
     model = build(spec, device="meta")
-    metadata = _check_header(folder / WEIGHTS)
     try:
         tensors = load_file(folder / WEIGHTS, device=str(device))
     except (SafetensorError, OSError) as error:
         raise ModelError(f"'{folder / WEIGHTS}' cannot be read: {error}.") from None
     _check_tensors(model, tensors, folder / WEIGHTS)
     model.load_state_dict(tensors, assign=True)
-    for name, module in model.inputs.items():
-        _fill_buffers(module, spec.inputs[name].build().to(device))
-    for name, module in model.outputs.items():
-        _fill_buffers(module, spec.outputs[name].build(1, 1).to(device))
-    _warn_of_absence(model, metadata, folder)
+    # The modules below are made for their buffers only; the weights that they draw must not move anyone's generator.
+    with torch.random.fork_rng(devices=[]):
+        for name, module in model.inputs.items():
+            _fill_buffers(module, spec.inputs[name].build(), model.encoder.latents)
+        for name, module in model.outputs.items():
+            _fill_buffers(module, spec.outputs[name].build(1, 1), model.encoder.latents)
+    _warn_of_absence(model, header, folder)
     return model.eval()
 
 
@@ -111,13 +116,17 @@ def is_model(folder: Path) -> bool:
     return (folder / SPEC).is_file() and (folder / WEIGHTS).is_file()
 
 
-def _fill_buffers(module: nn.Module, source: nn.Module) -> None:
-    """Copy the buffers that a state dict leaves out (statistics that live in the spec) into a module from meta."""
+def _fill_buffers(module: nn.Module, source: nn.Module, like: torch.Tensor) -> None:
+    """Copy the buffers that a state dict leaves out (statistics that live in the spec) into a module from meta.
+
+    They take the device of `like`, and those of real numbers its dtype, as if the whole model had been converted.
+    """
     for name, buffer in source.named_buffers():
         owner, _, leaf = name.rpartition(".")
         target = module.get_submodule(owner)
         if leaf in target._non_persistent_buffers_set:
-            target.register_buffer(leaf, buffer, persistent=False)
+            dtype = like.dtype if buffer.is_floating_point() else buffer.dtype
+            target.register_buffer(leaf, buffer.to(like.device, dtype), persistent=False)
 
 
 def _entry(path: Path) -> dict[str, Any]:
@@ -150,11 +159,11 @@ def _read_json(path: Path) -> Any:
         raise ModelError(f"'{path}' has {path.stat().st_size} bytes; the most is {MOST_TEXT_BYTES}.")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ModelError(f"'{path}' is not JSON: {error}.") from None
 
 
-def _check_header(path: Path) -> Mapping[str, str]:
+def _read_header(path: Path) -> Mapping[str, Any]:
     size = path.stat().st_size
     with path.open("rb") as stream:
         start = stream.read(8)
@@ -163,9 +172,23 @@ def _check_header(path: Path) -> Mapping[str, str]:
             raise ModelError(f"'{path}' is not a safetensors file, or is truncated.")
         try:
             header = json.loads(stream.read(length))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ModelError(f"'{path}' has a damaged safetensors header.") from None
-    return header.get("__metadata__", {})
+    if not isinstance(header, Mapping):
+        raise ModelError(f"'{path}' has a damaged safetensors header.")
+    return header
+
+
+def _check_size(spec: Spec, header: Mapping[str, Any], folder: Path) -> None:
+    """A spec that asks for more layers than there are tensors is refused before building them could take for ever."""
+    encoder = spec.encoder
+    distinct = {"all": 1, "after_first": 2, "none": encoder.blocks}[encoder.block_sharing]
+    layers = min(distinct, encoder.blocks) * encoder.layers
+    if max(encoder.blocks, encoder.cross_attends) > MOST_STEPS or layers > len(header):
+        raise ModelError(
+            f"'{folder / WEIGHTS}' does not fit spec.json: it holds {len(header)} tensors, but the spec asks for "
+            f"{layers} layers, {encoder.blocks} blocks and {encoder.cross_attends} cross-attends."
+        )
 
 
 def _check_tensors(model: Model, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -181,9 +204,12 @@ def _check_tensors(model: Model, tensors: Mapping[str, torch.Tensor], path: Path
             raise ModelError(f"'{path}' does not fit spec.json: {name} is {given}, wanted {shape}.")
 
 
-def _warn_of_absence(model: Model, metadata: Mapping[str, str], folder: Path) -> None:
-    seen = json.loads(metadata.get("perceivers", "{}")).get("absence_seen")
-    if seen is None or len(model.inputs) < 2:
+def _warn_of_absence(model: Model, header: Mapping[str, Any], folder: Path) -> None:
+    try:
+        seen = json.loads(header.get("__metadata__", {}).get("perceivers", "{}")).get("absence_seen")
+    except (AttributeError, TypeError, ValueError, RecursionError):
+        raise ModelError(f"'{folder / WEIGHTS}' has a damaged safetensors header.") from None
+    if not isinstance(seen, list) or len(model.inputs) < 2:
         return
     never = [name for name in model.inputs if name not in seen]
     if never:

@@ -1,7 +1,7 @@
 """The papers' initialisers (models.md §1 of the plan; dm-haiku source).
 
 Truncated normals are cut at ±2σ. Every linear of the attention and MLP blocks uses variance scaling; plain linears and
-convolutions (heads, projections, stems) use σ = 1/√fan_in *without* the truncation correction, as haiku's `Linear` does.
+convolutions (heads, projections, stems) use σ = 1/√fan_in *without* the truncation correction, as haiku's `Linear`.
 """
 
 import math

@@ -89,7 +89,9 @@ class Encoder(nn.Module):
             if kind == "cross":
                 x = self.cross_attends[index](x, elements, readable)
             else:
-                for layer in self.blocks[index]:
+                block = self.blocks[index]
+                assert isinstance(block, nn.ModuleList), "a block is a list of self-attends"
+                for layer in block:
                     x = layer(x)
         return x
 
@@ -97,8 +99,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Queries read the latents: (B, O, E) × (B, N, D) → (B, O, E) [P2 §3.2].
 
-    Queries may be learned (`LearnedPosition`), positional (`FourierPosition`) or any given array. Each query is answered
-    alone, so any chunking gives the same answer.
+    Queries may be learned (`LearnedPosition`), positional (`FourierPosition`) or any given array. Each query is
+    answered alone, so any chunking gives the same answer.
     """
 
     def __init__(self, cross_attend: CrossAttend) -> None:
@@ -116,6 +118,8 @@ class Decoder(nn.Module):
 
         `mask` False: that query reads nothing (the official query mask).
         """
+        if chunk is not None and chunk < 1:
+            raise SpecError(f"queries are answered in chunks of {chunk}; a chunk needs at least one.")
         if chunk is None or queries.shape[1] <= chunk:
             readable = None if mask is None else mask[..., None].expand(-1, -1, latents.shape[1])
             return self.cross_attend(queries, latents, readable)

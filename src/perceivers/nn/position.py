@@ -48,8 +48,10 @@ class FourierPosition(nn.Module):
         key = tuple(grid)
         table = self._table
         if table is None or table[0] != key or table[1].dtype != like.dtype or table[1].device != like.device:
-            positions = linear_positions(key, like.dtype if like.dtype == torch.float64 else torch.float32)
-            table = (key, self._features(positions).to(like.device, like.dtype))
+            # A table that is made in inference mode must serve training too.
+            with torch.inference_mode(False):
+                positions = linear_positions(key, torch.promote_types(like.dtype, torch.float32))
+                table = (key, self._features(positions).to(like.device, like.dtype))
             self._table = table
         return table[1]
 
@@ -108,5 +110,5 @@ class SinusoidalPosition(nn.Module):
             return sinusoidal_features((coords[..., 0] + 1) / 2 * (self.steps - 1), self.channels)
         assert grid is not None, "a grid or coords"
         assert like is not None, "a grid alone says neither dtype nor device"
-        index = torch.arange(math.prod(grid), device=like.device, dtype=like.dtype)
-        return sinusoidal_features(index, self.channels)
+        index = torch.arange(math.prod(grid), device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+        return sinusoidal_features(index, self.channels).to(like.dtype)

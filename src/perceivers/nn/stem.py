@@ -1,5 +1,6 @@
 """Lifts: from raw grid cells to element channels. Patches, 1×1 and strided convolution stems, debiased batch norm."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -108,11 +109,10 @@ class ConvStem(nn.Module):
         super().__init__()
         self.axes, self.kernel, self.stride, self.pool = axes, kernel, stride, pool
         widths = [inputs] + [channels] * layers
-        self.convolutions = nn.ModuleList(
-            _CONVOLUTIONS[axes](a, b, kernel, stride, bias=False) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        convolutions = [_CONVOLUTIONS[axes](a, b, kernel, stride, bias=False) for a, b in itertools.pairwise(widths)]
+        self.convolutions = nn.ModuleList(convolutions)
         self.norms = nn.ModuleList(DebiasedBatchNorm(channels) for _ in range(layers))
-        for convolution in self.convolutions:
+        for convolution in convolutions:
             fan_in = math.prod(convolution.weight.shape[1:])
             truncated_normal_(convolution.weight, 1 / math.sqrt(fan_in))
         self.channels = channels

@@ -25,14 +25,14 @@ class LearnedQuery(Settings):
     kind: Literal["learned"] = "learned"
     channels: PositiveInt | None = None
     """E; None: as many as the latents have."""
-    init_std: float = Field(0.02, gt=0)
+    init_std: float = Field(default=0.02, gt=0)
 
 
 class OutputSettings(Settings, ABC):
     """What every output kind has."""
 
     query: LearnedQuery = LearnedQuery()
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0)
     """Weight of this output's loss in the sum."""
 
     def table_columns(self, name: str) -> list[str]:
@@ -41,7 +41,7 @@ class OutputSettings(Settings, ABC):
 
     @abstractmethod
     def parse(self, value: Any) -> Any:
-        """The raw target of one sample, checked; the kind's own missing value when there is none. Raises `DataError`."""
+        """The raw target of one sample, checked; the kind's own missing value if there is none. Raises `DataError`."""
 
     @abstractmethod
     def fit(self, targets: Iterable[Any]) -> Self:

@@ -25,7 +25,7 @@ class CategoryOutput(OutputSettings):
     kind: Literal["category"] = "category"
     classes: tuple[str, ...] | None = None
     """Class names in order. None: learned from the training split, sorted."""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """s in (1−s)·y + s/K, in training only."""
 
     def parse(self, value: Any) -> int | str:
@@ -38,7 +38,8 @@ class CategoryOutput(OutputSettings):
         if name not in self.classes:
             known = ", ".join(self.classes[:20]) + (", …" if len(self.classes) > 20 else "")
             raise DataError(
-                f"class '{name}' is not one that the model was made for.{near_miss(name, self.classes)} Classes: {known}."
+                f"class '{name}' is not one that the model was made for.{near_miss(name, self.classes)} "
+                f"Classes: {known}."
             )
         return self.classes.index(name)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from perceivers.cells import number
+from perceivers.cells import cells_of, number, real_spread
 from perceivers.errors import DataError, SpecError
 from perceivers.outputs.base import Output, OutputSettings
 
@@ -35,11 +35,9 @@ class NumberOutput(OutputSettings):
 
     def parse(self, value: Any) -> tuple[float, ...]:
         """A number, a list or {column: number}; missing ones are NaN. Raises `DataError` for words and infinities."""
-        if isinstance(value, Mapping):
-            value = list(value.values())
-        elif isinstance(value, str) or not hasattr(value, "__len__"):
-            value = [value]
-        numbers = tuple(number(cell) for cell in value)
+        # Without columns there is one number, and a mapping names it as the table does.
+        names = self.columns or (next(iter(value)) if isinstance(value, Mapping) and value else "number",)
+        numbers = tuple(number(cell) for cell in cells_of(value, names))
         if any(np.isinf(n) for n in numbers):
             raise DataError("the target is infinite; leave the cell empty when it is unknown.")
         return numbers
@@ -52,7 +50,8 @@ class NumberOutput(OutputSettings):
         real = np.isfinite(rows)
         if not real.any(0).all():
             raise DataError("a target column has no number in the training split; there is nothing to learn.")
-        mean, std = np.mean(rows, axis=0, where=real), np.std(rows, axis=0, where=real)
+        mean = np.mean(rows, axis=0, where=real)
+        std = real_spread(mean, np.std(rows, axis=0, where=real))
         if not (std > 0).any():
             raise DataError(
                 f"the target is the same number ({mean.tolist()}) in every training row; there is nothing to learn."
@@ -70,6 +69,10 @@ class NumberOutput(OutputSettings):
                 "number output: mean and std are not known yet. perceivers.train learns them from the training split; "
                 "to build without training give both, one number a column."
             )
+        count = len(self.columns or ("number",))
+        for name, given in (("mean", self.mean), ("std", self.std)):
+            if len(given) != count:
+                raise SpecError(f"number output: {name} has {len(given)} numbers for {count} columns.")
         return NumberHead(self, query_channels, read_channels, averaging)
 
     @property

@@ -11,7 +11,7 @@ from perceivers.nn.initialisers import block_linear
 class Attention(nn.Module):
     """Multi-head attention with separate query/key, value and output widths [P2 §E; official `Attention`].
 
-    All four linears have biases. `qk_channels` (F) and `v_channels` (V) are totals over heads and must divide by `heads`.
+    All four linears have biases. `qk_channels` (F) and `v_channels` (V) are totals over heads; `heads` divides both.
     """
 
     def __init__(
@@ -41,6 +41,6 @@ class Attention(nn.Module):
         elements: Float[Tensor, "B M C"],
         mask: Bool[Tensor, "B #O M"] | None = None,
     ) -> Float[Tensor, "B O _"]:
-        """Each query reads the elements; (B, O, output_channels). A query with nothing to read gives the output bias."""
+        """What each query reads, (B, O, output_channels). A query with nothing to read gives the output bias."""
         read = attend(self.query(queries), self.key(elements), self.value(elements), self.heads, mask)
         return self.output(read)
