@@ -152,6 +152,7 @@ def moments(samples: Iterable[Sample], channels: int) -> tuple[list[float], list
         if shift is None:
             # Sums are taken about the first sample's mean, or a large offset would swallow the variance.
             shift = values.mean(axis=0)
+        assert shift is not None, "set by the first sample"
         count += len(values)
         total += (values - shift).sum(0)
         square += ((values - shift) ** 2).sum(0)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,7 +15,7 @@ _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d}
 _POOLS = {1: F.max_pool1d, 2: F.max_pool2d}
 
 
-def space_to_depth(x: Float[Tensor, "B *grid C"], patch: Sequence[int]) -> Float[Tensor, "B *cells P"]:
+def space_to_depth(x: Shaped[Tensor, "B *grid C"], patch: Sequence[int]) -> Shaped[Tensor, "B *cells P"]:
     """Patches as channels: (B, n1, …, nA, C) → (B, n1/p1, …, nA/pA, p1·…·pA·C); channel order (p1, …, pA, c).
 
     The order is the official one, (dt, dh, dw, c) for video [deepmind-research io_processors.py].

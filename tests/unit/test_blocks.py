@@ -1,0 +1,94 @@
+"""MLP, cross-attend and self-attend: by their formulas, their widths, their dropout."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from perceivers.errors import SpecError
+from perceivers.nn import MLP, CrossAttend, SelfAttend
+from perceivers.nn.blocks import ACTIVATIONS, LAYER_NORM_EPS
+
+X = torch.linspace(-3, 3, 2 * 4 * 6, dtype=torch.float64).reshape(2, 4, 6).sin()
+ELEMENTS = torch.linspace(-2, 5, 2 * 5 * 3, dtype=torch.float64).reshape(2, 5, 3).cos()
+
+
+def shaken(module):
+    """In float64 with no bias at zero and no norm at one, so that a wrong wiring shows."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) / 3)
+    return module.double().eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "formula"),
+    [
+        ("gelu_tanh", lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))),
+        ("gelu", lambda x: 0.5 * x * (1 + math.erf(x / math.sqrt(2)))),
+        ("relu_squared", lambda x: max(x, 0.0) ** 2),
+    ],
+)
+def test_activations_by_formula(name, formula):
+    points = torch.linspace(-4, 4, 41, dtype=torch.float64)
+    wanted = torch.tensor([formula(x) for x in points.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(ACTIVATIONS[name](points), wanted, rtol=0, atol=1e-12)
+
+
+def test_mlp():
+    mlp = shaken(MLP(6, 3, "relu_squared"))
+    hidden = torch.relu(X @ mlp.hidden.weight.T + mlp.hidden.bias) ** 2
+    assert hidden.shape[-1] == 18
+    torch.testing.assert_close(mlp(X), hidden @ mlp.output.weight.T + mlp.output.bias)
+    assert MLP(6).hidden.out_features == 6
+
+
+def test_unknown_activation():
+    with pytest.raises(SpecError, match=r"unknown activation 'gelu_tan'\. Did you mean 'gelu_tanh'\?"):
+        MLP(6, activation="gelu_tan")
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_cross_attend_is_its_formula(residual):
+    block = shaken(CrossAttend(6, 3, heads=2, qk_channels=4, v_channels=8, mlp=MLP(6, 2), query_residual=residual))
+    mask = torch.tensor([[[True, False, True, True, False]], [[False] * 5]])
+    read = block.attention(block.query_norm(X), block.element_norm(ELEMENTS), mask)
+    x = X + read if residual else read
+    torch.testing.assert_close(block(X, ELEMENTS, mask), x + block.mlp(block.mlp_norm(x)))
+
+
+def test_self_attend_is_its_formula():
+    block = shaken(SelfAttend(6, heads=2, qk_channels=4, v_channels=8))
+    normed = F.layer_norm(X, (6,), block.norm.weight, block.norm.bias, LAYER_NORM_EPS)
+    x = X + block.attention(normed, normed)
+    torch.testing.assert_close(block(X), x + block.mlp(block.mlp_norm(x)))
+
+
+def test_default_widths_are_the_official_ones():
+    """In a cross-attend those of what is read, in a self-attend those of the latents."""
+    cross, self_attend = CrossAttend(6, 3).attention, SelfAttend(16, heads=2).attention
+    assert (cross.query.out_features, cross.value.out_features, cross.output.out_features) == (3, 3, 6)
+    assert (self_attend.query.out_features, self_attend.value.out_features) == (16, 16)
+    assert CrossAttend(6, 3, qk_channels=5).attention.value.out_features == 5
+
+
+def test_norms_have_the_official_epsilon():
+    norms = [m for m in CrossAttend(6, 3).modules() if isinstance(m, torch.nn.LayerNorm)]
+    assert {norm.eps for norm in norms} == {1e-5}
+    assert len(norms) == 3
+
+
+@pytest.mark.parametrize("block", [CrossAttend(6, 6, dropout=0.5), SelfAttend(6, heads=2, dropout=0.5)])
+def test_dropout_acts_on_attention_and_mlp_in_training_only(block):
+    block.double()
+    seen = []
+    handle = block.dropout.register_forward_hook(lambda *_: seen.append(True))
+    arguments = (X, X) if isinstance(block, CrossAttend) else (X,)
+    block.eval()
+    assert torch.equal(block(*arguments), block(*arguments))
+    assert len(seen) == 4, "twice a pass"
+    block.train()
+    assert not torch.equal(block(*arguments), block(*arguments))
+    handle.remove()

@@ -1,0 +1,84 @@
+"""The decoders: each query alone, learned, positional or given; chunks; masks; the mean of the latents."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perceivers.errors import SpecError
+from perceivers.nn import AverageDecoder, CrossAttend, Decoder
+from perceivers.nn.position import FourierPosition, LearnedPosition
+
+LATENTS = torch.linspace(-2, 2, 2 * 5 * 8, dtype=torch.float64).reshape(2, 5, 8).sin()
+
+# BLAS takes another kernel, and so adds in another order, for another number of rows; nothing else may differ.
+BLAS_ROWS = {"rtol": 0, "atol": 1e-14}
+
+
+def decoder(channels=6, **settings) -> Decoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Decoder(CrossAttend(channels, 8, **settings)).double().eval()
+
+
+@given(st.integers(1, 12), st.integers(1, 14), st.booleans())
+def test_chunks_give_the_whole_answer(queries, chunk, masked):
+    generator = torch.Generator().manual_seed(queries)
+    asked = torch.randn(2, queries, 6, generator=generator, dtype=torch.float64)
+    mask = torch.rand(2, queries, generator=generator) < 0.5 if masked else None
+    model = decoder(heads=2, qk_channels=4)
+    torch.testing.assert_close(model(asked, LATENTS, mask, chunk), model(asked, LATENTS, mask), **BLAS_ROWS)
+
+
+@pytest.mark.parametrize("chunk", [0, -3])
+def test_a_chunk_has_a_query(chunk):
+    with pytest.raises(SpecError, match=f"chunks of {chunk}"):
+        decoder()(torch.zeros(2, 3, 6, dtype=torch.float64), LATENTS, chunk=chunk)
+
+
+def test_queries_do_not_see_each_other():
+    asked = torch.randn(2, 7, 6, dtype=torch.float64)
+    model = decoder()
+    alone = torch.cat([model(asked[:, i : i + 1], LATENTS) for i in range(7)], dim=1)
+    torch.testing.assert_close(model(asked, LATENTS), alone, **BLAS_ROWS)
+
+
+def test_learned_queries_get_a_gradient():
+    query, model = LearnedPosition((3,), 6).double(), decoder()
+    model(query(grid=(3,)).expand(2, -1, -1), LATENTS).sum().backward()
+    assert (query.table.grad != 0).any(dim=-1).all()
+
+
+def test_positional_queries_of_a_grid_equal_those_of_its_coordinates():
+    position = FourierPosition((4, 4), 2)
+    model = decoder(position.channels)
+    grid = position(grid=(4, 4), like=LATENTS).expand(2, -1, -1)
+    coordinates = torch.cartesian_prod(*[torch.linspace(-1, 1, 4, dtype=torch.float64)] * 2).expand(2, -1, -1)
+    torch.testing.assert_close(model(grid, LATENTS), model(position(coords=coordinates), LATENTS))
+
+
+def test_given_queries_with_and_without_residual():
+    asked = torch.randn(2, 3, 6, dtype=torch.float64)
+    with_residual, without = decoder(), decoder(query_residual=False)
+    without.load_state_dict(with_residual.state_dict())
+    read = without.cross_attend
+    x = read.attention(read.query_norm(asked), read.element_norm(LATENTS))
+    torch.testing.assert_close(without(asked, LATENTS), x + read.mlp(read.mlp_norm(x)))
+    x = asked + x
+    torch.testing.assert_close(with_residual(asked, LATENTS), x + read.mlp(read.mlp_norm(x)))
+
+
+def test_a_masked_query_reads_nothing_and_changes_no_other():
+    asked = torch.randn(2, 3, 6, dtype=torch.float64)
+    model = decoder(query_residual=False)
+    mask = torch.tensor([[True, False, True], [True, True, True]])
+    masked, whole = model(asked, LATENTS, mask), model(asked, LATENTS)
+    torch.testing.assert_close(masked[mask], whole[mask], **BLAS_ROWS)
+    bias = model.cross_attend.attention.output.bias
+    torch.testing.assert_close(masked[0, 1], bias + model.cross_attend.mlp(model.cross_attend.mlp_norm(bias)))
+
+
+def test_the_average_decoder_has_one_answer_and_no_parameters():
+    average = AverageDecoder()
+    assert torch.equal(average(LATENTS), LATENTS.mean(1, keepdim=True))
+    assert not list(average.parameters())

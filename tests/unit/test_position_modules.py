@@ -1,0 +1,78 @@
+"""Position encodings as modules: tables, coordinates, dtypes, and errors for what they cannot encode."""
+
+import math
+
+import pytest
+import torch
+
+from perceivers.errors import DataError
+from perceivers.nn.position import FourierPosition, LearnedPosition, SinusoidalPosition
+from perceivers.positions import fourier_features, linear_positions, sinusoidal_features
+
+LIKE = torch.zeros(1, dtype=torch.float64)
+
+
+def test_fourier_table_is_that_of_the_functions_at_its_own_resolution():
+    position = FourierPosition((9, 4), 3)
+    wanted = fourier_features(linear_positions((3, 5), torch.float64), 3, (9, 4))
+    assert torch.equal(position(grid=(3, 5), like=LIKE), wanted)
+    assert position.channels == wanted.shape[-1] == 14
+    assert not list(position.parameters())
+    assert not position.state_dict()
+
+
+def test_fourier_table_follows_grid_and_dtype():
+    position = FourierPosition((9,), 3)
+    first = position(grid=(4,), like=LIKE)
+    assert position(grid=(4,), like=LIKE) is first, "the same for every batch"
+    assert position(grid=(5,), like=LIKE).shape == (5, 7)
+    assert position(grid=(4,), like=LIKE.float()).dtype == torch.float32
+    half = position(grid=(4,), like=LIKE.bfloat16())
+    torch.testing.assert_close(half, first.bfloat16())
+
+
+def test_a_table_made_in_inference_mode_serves_training():
+    position, linear = FourierPosition((9,), 3).double(), torch.nn.LayerNorm(7).double()
+    with torch.inference_mode():
+        position(grid=(4,), like=LIKE)
+    linear(position(grid=(4,), like=LIKE)).sum().backward()
+    assert linear.weight.grad is not None
+
+
+def test_fourier_of_coordinates():
+    coordinates = torch.rand(2, 5, 1, dtype=torch.float64)
+    assert torch.equal(FourierPosition((9,), 3)(coords=coordinates), fourier_features(coordinates, 3, (9,)))
+
+
+def test_learned_table_and_projection():
+    position = LearnedPosition((2, 3), 4)
+    assert torch.equal(position(grid=(2, 3)), position.table)
+    assert position.table.shape == (6, 4)
+    projected = LearnedPosition((2, 3), 4, project=7)
+    assert projected.channels == 7
+    with torch.no_grad():
+        projected.projection.bias.fill_(2.0)
+    wanted = projected.table @ projected.projection.weight.T + 2.0
+    torch.testing.assert_close(projected(grid=(2, 3)), wanted)
+
+
+def test_learned_positions_have_one_size():
+    position = LearnedPosition((2, 3), 4)
+    with pytest.raises(DataError, match=r"a grid of \(2, 3\), but the input has a grid of \(3, 2\).*fourier"):
+        position(grid=(3, 2))
+    with pytest.raises(DataError, match="the input has coordinates"):
+        position(coords=torch.zeros(1, 6, 2))
+
+
+def test_sinusoidal_of_cells_and_of_the_same_places_as_coordinates():
+    position = SinusoidalPosition(6, steps=5)
+    cells = position(grid=(5,), like=LIKE)
+    assert torch.equal(cells, sinusoidal_features(torch.arange(5.0, dtype=torch.float64), 6))
+    coordinates = torch.linspace(-1, 1, 5, dtype=torch.float64)[None, :, None]
+    torch.testing.assert_close(position(coords=coordinates)[0], cells)
+
+
+def test_sinusoidal_in_bfloat16_is_computed_before_it_is_rounded():
+    position = SinusoidalPosition(4, steps=2000)
+    last = position(grid=(2000,), like=LIKE.bfloat16())[-1]
+    assert last[0].item() == pytest.approx(math.sin(1999), abs=0.01), "bfloat16 cannot count to 1999"

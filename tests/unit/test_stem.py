@@ -1,0 +1,105 @@
+"""SAME padding, space to depth, the debiased batch norm and the convolution stem."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from perceivers.nn.stem import ConvStem, DebiasedBatchNorm, same_padding, space_to_depth
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "wanted"),
+    [(224, 7, 2, (2, 3)), (112, 3, 2, (0, 1)), (31, 7, 2, (3, 3)), (5, 1, 2, (0, 0)), (6, 3, 1, (1, 1))],
+)
+def test_same_padding_numbers(size, kernel, stride, wanted):
+    assert same_padding(size, kernel, stride) == wanted
+
+
+@given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 4))
+def test_same_padding_gives_a_cell_a_stride_and_no_more_than_needed(size, kernel, stride):
+    before, after = same_padding(size, kernel, stride)
+    assert 0 <= after - before <= 1, "the odd one comes after"
+    cells = math.ceil(size / stride)
+    if before + after:
+        assert (size + before + after - kernel) / stride + 1 == cells
+    else:
+        assert (size - kernel) // stride + 1 >= cells
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=3), st.integers(1, 3))
+def test_space_to_depth_by_indices(axes, channels):
+    """Element (cell…) holds, in this order: place in the patch, first axis outermost, then the channel."""
+    grid, patch = [n * p for n, p in axes], [p for _, p in axes]
+    x = torch.arange(2 * math.prod(grid) * channels).reshape(2, *grid, channels)
+    ours = space_to_depth(x, patch)
+    assert ours.shape == (2, *[n for n, _ in axes], math.prod(patch) * channels)
+    for cell in torch.cartesian_prod(*[torch.arange(n) for n, _ in axes]).reshape(-1, len(axes)).tolist():
+        here = tuple(slice(c * p, (c + 1) * p) for c, p in zip(cell, patch, strict=True))
+        assert torch.equal(ours[(0, *cell)], x[(0, *here)].flatten())
+
+
+def test_batch_norm_by_formula_over_three_steps():
+    norm = DebiasedBatchNorm(3).double()
+    with torch.no_grad():
+        norm.scale.copy_(torch.tensor([1.0, 2.0, -0.5]))
+        norm.offset.copy_(torch.tensor([0.0, 1.0, 3.0]))
+    generator = torch.Generator().manual_seed(0)
+    hidden_mean = hidden_variance = torch.zeros(3, dtype=torch.float64)
+    for step in range(1, 4):
+        x = torch.randn(4, 3, 5, 2, generator=generator, dtype=torch.float64) * step + step
+        mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
+        hidden_mean, hidden_variance = 0.9 * hidden_mean + 0.1 * mean, 0.9 * hidden_variance + 0.1 * variance
+        debias = 1 - 0.9**step
+        normal = (x - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
+        torch.testing.assert_close(norm(x), normal * norm.scale[:, None, None] + norm.offset[:, None, None])
+        torch.testing.assert_close(norm.mean_average, hidden_mean / debias)
+        torch.testing.assert_close(norm.variance_average, hidden_variance / debias)
+        torch.testing.assert_close(norm.mean_hidden, hidden_mean)
+        assert norm.count == step
+    norm.eval()
+    normal = (x - (hidden_mean / debias)[:, None, None]) / ((hidden_variance / debias)[:, None, None] + 1e-5).sqrt()
+    torch.testing.assert_close(norm(x), normal * norm.scale[:, None, None] + norm.offset[:, None, None])
+    assert norm.count == 3, "evaluation counts nothing"
+
+
+def test_batch_norm_before_training_changes_almost_nothing_and_an_empty_batch_counts_nothing():
+    norm = DebiasedBatchNorm(2).double()
+    x = torch.randn(3, 2, 4, dtype=torch.float64)
+    torch.testing.assert_close(norm.eval()(x), x / math.sqrt(1 + 1e-5))
+    assert norm.train()(x[:0]).shape == (0, 2, 4)
+    assert norm.count == 0
+    assert torch.equal(norm.mean_average, torch.zeros(2, dtype=torch.float64))
+
+
+def test_batch_norm_sends_the_gradient_through_the_batch_statistics():
+    norm = DebiasedBatchNorm(2).double()
+    x = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: norm(x).square(), x)
+
+
+@given(st.integers(8, 40), st.integers(8, 40), st.integers(1, 2), st.booleans())
+def test_the_stem_says_its_grid(height, width, layers, pool):
+    stem = ConvStem(2, 3, channels=4, layers=layers, pool=pool).eval()
+    with torch.no_grad():
+        out = stem(torch.zeros(1, height, width, 3))
+    assert out.shape == (1, *stem.cells((height, width)), 4)
+    side = 2 ** (layers * (2 if pool else 1))
+    assert stem.cells((height, width)) == (math.ceil(height / side), math.ceil(width / side))
+
+
+def test_the_published_stem_gives_56_by_56():
+    assert ConvStem(2, 3).cells((224, 224)) == (56, 56)
+
+
+def test_the_stem_by_its_parts():
+    stem = ConvStem(1, 2, channels=3, kernel=5, stride=2).double().eval()
+    x = torch.randn(2, 11, 2, dtype=torch.float64)
+    y = F.conv1d(F.pad(x.movedim(-1, 1), (2, 2)), stem.convolutions[0].weight, stride=2)
+    y = torch.relu(stem.norms[0](y))
+    y = F.max_pool1d(F.pad(y, (0, 1), value=-math.inf), 3, 2)
+    torch.testing.assert_close(stem(x), y.movedim(1, -1))
+    assert stem.convolutions[0].bias is None
