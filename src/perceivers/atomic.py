@@ -20,7 +20,7 @@ from typing import BinaryIO
 _LEFTOVER = re.compile(r"^\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<role>new|old)$")
 
 
-def replace_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Create or replace the file `path` with what `write(stream)` writes; when that fails `path` is as it was.
 
     Missing parent folders are made. A symbolic link is followed. Raises `OSError` that names `path` (no space,

@@ -105,7 +105,9 @@ class Predictor:
         answers: list[dict[str, Any]] = [{} for _ in good]
         if good:
             batch = collate(
-                [Row({n: r.inputs.get(n) for n in self.model.spec.inputs}, {}) for r in good], self.model.spec.inputs, {}
+                [Row({n: r.inputs.get(n) for n in self.model.spec.inputs}, {}) for r in good],
+                self.model.spec.inputs,
+                {},
             )
             for name, prediction in self.model(batch.to(self.model.device)).items():
                 output = self.model.outputs[name]

@@ -1,7 +1,8 @@
 """Settings: plain validated data with errors written for the reader. Base of every spec, recipe and kind."""
 
 from collections.abc import Mapping
-from typing import Any, Self, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -66,13 +67,9 @@ def _without_tags(settings: type[BaseModel], place: list[str]) -> list[str]:
     kept: list[str] = []
     current: Any = settings
     for part in place:
-        options = _models_in(current)
-        tags = {tag for model in options for tag in _tags(model)}
-        if part in tags and not any(part in model.model_fields for model in options):
-            current = next(model for model in options if part in _tags(model))
-            continue
-        kept.append(part)
-        current = _step(current, part)
+        current, is_name = _step(current, part)
+        if is_name:
+            kept.append(part)
     return kept
 
 
@@ -80,23 +77,29 @@ def _fields_at(settings: type[BaseModel], place: list[str]) -> set[str]:
     """The names known where `place` leads, union tags included in `place`."""
     current: Any = settings
     for part in place:
-        options = _models_in(current)
-        tagged = [model for model in options if part in _tags(model)]
-        current = tagged[0] if tagged else _step(current, part)
-    return {name for model in _models_in(current) for name in model.model_fields}
+        current, _ = _step(current, part)
+    return set(current.model_fields) if _is_model(current) else set()
 
 
-def _step(current: Any, part: str) -> Any:
-    for model in _models_in(current):
-        if part in model.model_fields:
-            return model.model_fields[part].annotation
-    return current if not (isinstance(current, type) and issubclass(current, BaseModel)) else None
+def _step(current: Any, part: str) -> tuple[Any, bool]:
+    """Where `part` leads from the annotation `current`, and whether the reader wrote it (a union's tag is pydantic's)."""
+    if _is_model(current):
+        field = current.model_fields.get(part)
+        return (None if field is None else field.annotation), True
+    arguments = [a for a in get_args(current) if a not in (type(None), Ellipsis)]
+    if get_origin(current) is Annotated:
+        return _step(arguments[0], part)
+    if get_origin(current) in (Union, UnionType):
+        tagged = [model for model in arguments if _is_model(model) and part in _tags(model)]
+        if tagged:
+            return tagged[0], False
+        return _step(arguments[0], part) if len(arguments) == 1 else (None, True)
+    # A mapping's values, a list's items.
+    return (arguments[-1] if arguments else None), True
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _tags(model: type[BaseModel]) -> set[str]:

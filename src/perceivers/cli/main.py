@@ -26,11 +26,10 @@ app.command()(presets.presets)
 
 @app.callback()
 def options(
-    context: typer.Context,
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error (anywhere on the line)."),
 ) -> None:
     """Declare what goes in and what comes out; train, evaluate and predict with one Perceiver."""
-    context.obj = debug
+    # `main` reads --debug itself, wherever it stands; it is here for --help.
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,10 +37,11 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     from perceivers.errors import PerceiversError
 
+    debug = "--debug" in arguments
     try:
-        code = app(arguments, standalone_mode=True)
+        code = app([a for a in arguments if a != "--debug"], prog_name="perceivers", standalone_mode=True)
     except PerceiversError as error:
-        if "--debug" in arguments:
+        if debug:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

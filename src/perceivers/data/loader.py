@@ -156,9 +156,8 @@ def collate(rows: Sequence[Row], inputs: Mapping[str, InputSettings], outputs: M
 
 def training_loader(batches: Batches, order: Order, workers: int) -> DataLoader[Batch]:
     """Batches in the order of `order`, prepared by `workers` processes (0: this one)."""
-    return DataLoader(
-        batches, sampler=order, batch_size=None, num_workers=workers, persistent_workers=False, collate_fn=_unchanged
-    )
+    # A generator of its own: the loader draws a seed for its workers, and must not take it from the run's random state.
+    return DataLoader(batches, sampler=order, batch_size=None, num_workers=workers, generator=torch.Generator())
 
 
 def evaluation_batches(split: Split, batch_size: int) -> Iterator[Batch]:
@@ -166,8 +165,3 @@ def evaluation_batches(split: Split, batch_size: int) -> Iterator[Batch]:
     batches = Batches(split)
     for first in range(0, len(split), batch_size):
         yield batches[Key(0, 0, tuple(range(first, min(first + batch_size, len(split)))))]
-
-
-def _unchanged(batch: Batch) -> Batch:
-    """A batch arrives whole; nothing is left to collate."""
-    return batch

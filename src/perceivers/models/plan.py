@@ -66,7 +66,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a model costs. `elements`: input name → M; together they are an array (M, `channels`). `assumed`: in words."""
+    """What a model costs. `elements`: input name → M; joined they are an array (M, `channels`). `assumed`: in words."""
 
     parts: tuple[Part, ...]
     elements: Mapping[str, int]
@@ -154,7 +154,9 @@ def _completed_output(name: str, kind: OutputSettings, assumed: list[str]) -> Ou
 def _parts(model: Model, elements: Mapping[str, int]) -> list[Part]:
     encoder, total = model.encoder, sum(elements.values())
     latents = model.spec.latents.count
-    crosses = sum(_cross_flops(encoder.cross_attends[i], latents, total) for kind, i in encoder.order if kind == "cross")
+    crosses = sum(
+        _cross_flops(encoder.cross_attends[i], latents, total) for kind, i in encoder.order if kind == "cross"
+    )
     thinks = sum(
         _self_flops(layer, latents) for kind, i in encoder.order if kind == "block" for layer in _layers(model, i)
     )
@@ -263,18 +265,32 @@ def _joined_channels(model: Model) -> int:
 
 
 def _input_floats(model: Model, elements: Mapping[str, int]) -> int:
-    """Raw values as they come and normalised, what a stem holds, each input's elements, and all joined."""
+    """Raw values as they come and normalised, each input's elements, and all joined."""
     total = sum(elements.values()) * _joined_channels(model)
     for name, module in model.inputs.items():
         settings = model.spec.inputs[name]
-        raw = prod(_grid(settings)) * settings.channels if isinstance(settings, ImageInput) else elements[name]
-        total += 2 * raw + elements[name] * int(module.channels)  # pyright: ignore[reportArgumentType]
-        for stem in [layer for layer in module.modules() if isinstance(layer, ConvStem)]:
-            for convolution, cells, read in _stem_grids(stem, _grid(settings)):
-                # Padded in, convolved, normalised and cut at zero; pooled with int64 places.
-                pooled = prod(-(-n // 2) for n in cells) * 3 if stem.pool else 0
-                total += prod(read) * convolution.in_channels + (2 * prod(cells) + pooled) * convolution.out_channels
+        total += 2 * _raw_floats(settings, elements[name]) + elements[name] * int(module.channels)  # pyright: ignore[reportArgumentType]
     return total
+
+
+def _raw_floats(settings: InputSettings, elements: int) -> int:
+    """Raw values of a sample: cells × channels, or one a cell."""
+    if not isinstance(settings, ImageInput | SeriesInput):
+        return elements
+    irregular = isinstance(settings, SeriesInput) and settings.rate is None
+    return (elements if irregular else prod(_grid(settings))) * settings.channels
+
+
+def _stem_floats(model: Model) -> list[int]:
+    """Of each layer of each stem: padded in, convolved, normalised and cut at zero; pooled, with int64 places."""
+    found = []
+    for name, module in model.inputs.items():
+        for stem in [layer for layer in module.modules() if isinstance(layer, ConvStem)]:
+            for convolution, cells, read in _stem_grids(stem, _grid(model.spec.inputs[name])):
+                pooled = prod(-(-n // 2) for n in cells) * 3 if stem.pool else 0
+                out = (2 * prod(cells) + pooled) * convolution.out_channels
+                found.append(prod(read) * convolution.in_channels + out)
+    return found
 
 
 def _table_floats(model: Model, elements: Mapping[str, int]) -> int:
@@ -305,7 +321,7 @@ def _steps(model: Model, elements: Mapping[str, int]) -> list[tuple[int, int]]:
 
 
 def _block_floats(attention: Attention, mlp: MLP, queries: int, elements: int | None = None) -> tuple[int, int]:
-    """Numbers kept by a block with `queries` rows that reads `elements` rows (None: itself), and its gradients at most."""
+    """Numbers that a block of `queries` rows keeps when it reads `elements` rows (None: itself), and its gradients."""
     width, read = attention.output.out_features, attention.key.in_features
     qk, v = attention.query.out_features, attention.value.out_features
     # Normalised, query, read, residual sum, normalised, hidden before and after its activation, result.
@@ -318,7 +334,7 @@ def _block_floats(attention: Attention, mlp: MLP, queries: int, elements: int | 
 
 
 def _training_floats(model: Model, elements: Mapping[str, int]) -> int:
-    kept = peak = _input_floats(model, elements)
+    kept = peak = _input_floats(model, elements) + sum(_stem_floats(model))
     for saved, gradients in _steps(model, elements):
         kept += saved
         peak = max(peak, kept + gradients)
@@ -326,4 +342,4 @@ def _training_floats(model: Model, elements: Mapping[str, int]) -> int:
 
 
 def _inference_floats(model: Model, elements: Mapping[str, int]) -> int:
-    return _input_floats(model, elements) + max(saved for saved, _ in _steps(model, elements))
+    return _input_floats(model, elements) + max([saved for saved, _ in _steps(model, elements)] + _stem_floats(model))

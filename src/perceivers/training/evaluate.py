@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from perceivers.atomic import replace_file, replace_folder
+from perceivers.atomic import replace_folder
+from perceivers.data.files import has_splits, read_table
 from perceivers.data.prepare import Reader, Split, open_source, read_split
 from perceivers.data.settings import DataSettings
-from perceivers.data.table import TEST
+from perceivers.data.table import TEST, Table
 from perceivers.errors import DataError, ModelError, TrainingError, near_miss
 from perceivers.models.model import Model
 from perceivers.models.weights import RECIPE, is_model, load
@@ -18,6 +19,8 @@ from perceivers.training.reporter import Reporter
 from perceivers.training.scoring import Scores, score
 
 METRICS = "metrics.json"
+# The name of the one split of a table that was given by hand.
+ALL = "all"
 
 
 def evaluate(
@@ -84,12 +87,8 @@ def _split(
     else:
         assert recipe is not None, "checked above"
         settings = recipe.data
-    tables = open_source(settings, Path())
-    if source is not None and split is None and settings.splits is None and len(tables) > 1 and _one_table(source):
-        from perceivers.data.files import read_table
-
-        tables = {"all": read_table(Path(source))}
-    name = split or ("all" if "all" in tables else recipe.evaluation.split if recipe else TEST)
+    tables = open_source(settings, Path()) if source is None or not _is_table(Path(source)) else _whole(Path(source))
+    name = split or (ALL if ALL in tables else recipe.evaluation.split if recipe else TEST)
     if name not in tables or not len(tables[name]):
         raise DataError(f"there is no split '{name}'.{near_miss(name, tables)} Splits: {', '.join(tables)}.")
     reader = Reader(model.spec.inputs, model.spec.outputs, settings.columns)
@@ -97,10 +96,13 @@ def _split(
     return read_split(name, tables[name], reader, settings, reporter.advance)
 
 
-def _one_table(source: str) -> bool:
-    from perceivers.data.files import has_splits
+def _is_table(path: Path) -> bool:
+    return path.exists() and not has_splits(path)
 
-    return Path(source).exists() and not has_splits(Path(source))
+
+def _whole(path: Path) -> dict[str, Table]:
+    """A table given by hand is scored whole, whatever splits the recipe made of its own."""
+    return {ALL: read_table(path)}
 
 
 def _without_each(model: Model, samples: Split, batch_size: int, reporter: Reporter) -> dict[str, Any]:
@@ -136,7 +138,7 @@ def _write(target: Path, result: Mapping[str, Any], scores: Scores, model: Model
     try:
         with replace_folder(target) as folder:
             text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-            replace_file(folder / METRICS, lambda stream: stream.write(text.encode()) and None)
+            (folder / METRICS).write_text(text, encoding="utf-8")
             for name, counts in scores.confusion.items():
                 output = model.spec.outputs[name]
                 assert isinstance(output, CategoryOutput), "only category outputs have a confusion matrix"

@@ -29,7 +29,7 @@ class TrainingSettings(Settings):
     optimiser: Literal["adamw", "lamb"] = "adamw"
     lr: PositiveFloat = 1e-3
     """Peak learning rate."""
-    weight_decay: float = Field(0.05, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0)
     """Not applied to biases and norms; applied to latents and positions [official ImageNet recipe]."""
     betas: tuple[float, float] = (0.9, 0.999)
     eps: PositiveFloat | None = None
@@ -37,7 +37,7 @@ class TrainingSettings(Settings):
     schedule: ScheduleSettings = Cosine(warmup_steps=0.05)
     clip: PositiveFloat | None = 1.0
     """Largest global gradient norm; None: no clipping."""
-    ema: float | None = Field(None, gt=0, lt=1)
+    ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay of the averaged weights, which are then the ones evaluated and saved; None: no averaging."""
     input_dropout: Mapping[str, Annotated[float, Field(ge=0, lt=1)]] = Field(default_factory=dict)
     """Probability per input of being absent for a sample; never all of a sample's inputs at once."""

@@ -159,7 +159,7 @@ def _absolute(recipe: Recipe, base: Path) -> dict[str, Any]:
 def _begin_run(run: Path, recipe: Recipe) -> None:
     run.mkdir(parents=True, exist_ok=True)
     text = recipe_text(recipe).encode()
-    replace_file(run / "recipe.yaml", lambda stream: stream.write(text) and None)
+    replace_file(run / "recipe.yaml", lambda stream: stream.write(text))
 
 
 def _fit(
