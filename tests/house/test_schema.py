@@ -1,0 +1,60 @@
+"""The committed JSON Schema is the one that the code makes, and every recipe keeps to it and to the code.
+
+Run this file to write the schema anew: .venv/bin/python tests/house/test_schema.py
+"""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from perceivers.errors import SpecError
+from perceivers.training.recipe import read_recipe, recipe_schema
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMA = ROOT / "recipes" / "recipe.schema.json"
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+
+
+def text() -> str:
+    return json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
+def validator() -> jsonschema.protocols.Validator:
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+def test_the_committed_schema_is_the_codes():
+    assert SCHEMA.read_text(encoding="utf-8") == text(), "settings have changed; write the schema anew: see this file"
+
+
+def test_there_are_recipes():
+    assert RECIPES
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_keep_to_the_schema_and_to_the_code(path):
+    validator().validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    assert read_recipe(path).model.inputs
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("model", {}), ("trainning", {"steps": 3}), ("training", {"lr": -1}), ("training", {"optimiser": "sgd"})],
+)
+def test_schema_and_code_refuse_the_same(tmp_path, key, value):
+    data = yaml.safe_load((ROOT / "recipes" / "digits.yaml").read_text(encoding="utf-8"))
+    data[key] = value
+    assert not validator().is_valid(data)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(data))
+    with pytest.raises(SpecError):
+        read_recipe(path)
+
+
+if __name__ == "__main__":
+    SCHEMA.write_text(text(), encoding="utf-8")
