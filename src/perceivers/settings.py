@@ -82,7 +82,7 @@ def _fields_at(settings: type[BaseModel], place: list[str]) -> set[str]:
 
 
 def _step(current: Any, part: str) -> tuple[Any, bool]:
-    """Where `part` leads from the annotation `current`, and whether the reader wrote it (a union's tag is pydantic's)."""
+    """Where `part` leads from the annotation `current`, and whether a person wrote it (pydantic adds union tags)."""
     if _is_model(current):
         field = current.model_fields.get(part)
         return (None if field is None else field.annotation), True

@@ -100,7 +100,7 @@ class NumberHead(Output):
         """The chosen loss on the standardised scale, averaged over an example's known columns."""
         real = target.isfinite()
         wanted = torch.where(real, (target.float() - self.mean) / self.std, target.new_zeros(()))
-        losses = self.criterion(prediction.float(), wanted, reduction="none") * real
+        losses = self.criterion(prediction.float(), wanted.float(), reduction="none") * real
         return losses.sum(-1) / real.sum(-1).clamp(min=1), real.any(-1)
 
     def physical(self, prediction: Tensor) -> Tensor:

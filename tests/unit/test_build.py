@@ -1,0 +1,147 @@
+"""Spec → Model: widths, sharing, seeds, devices."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import perceivers
+from perceivers.errors import SpecError
+from perceivers.models.build import build
+from perceivers.nn import AverageDecoder, CrossAttend
+from perceivers.nn.blocks import ACTIVATIONS
+
+NUMBER = {"kind": "number", "columns": ["a", "b"], "mean": [0, 0], "std": [1, 1], "channels": 6}
+TEXT = {"kind": "text", "length": 4, "channels": 10, "position": {"kind": "learned", "channels": 10, "join": "add"}}
+LABEL = {"kind": "category", "classes": ["x", "y", "z"]}
+AGE = {"kind": "number", "mean": [0], "std": [1]}
+
+
+def spec(**changes: Any) -> dict[str, Any]:
+    return {
+        "inputs": {"row": NUMBER},
+        "latents": {"count": 5, "channels": 8},
+        "encoder": {"layers": 2, "self_attend": {"heads": 2}},
+        "outputs": {"label": LABEL},
+        **changes,
+    }
+
+
+def test_build_is_public():
+    assert perceivers.build is build
+
+
+def test_one_input_is_read_at_its_own_width():
+    model = build(spec())
+    assert model.fusion is None
+    assert model.encoder.cross_attends[0].attention.key.in_features == 6
+
+
+def test_several_inputs_are_padded_to_one_width_by_embeddings_of_their_own():
+    model = build(spec(inputs={"row": NUMBER, "note": TEXT}))
+    assert model.fusion.channels == 14
+    assert {n: tuple(p.shape) for n, p in model.fusion.embeddings.items()} == {"note": (1, 4), "row": (1, 8)}
+    tight = build(spec(inputs={"row": NUMBER, "note": TEXT}, encoder={"padding": 0}))
+    assert tight.fusion.channels == 10
+    assert tight.fusion.embeddings["note"].numel() == 0
+
+
+def test_several_outputs_ask_queries_of_one_width():
+    label = {**LABEL, "query": {"kind": "learned", "channels": 12}}
+    model = build(spec(outputs={"label": label, "age": AGE}))
+    assert model.query_fusion.channels == 14, "the widest and the decoder's padding of two"
+    assert model.outputs["label"].query.table.shape == (1, 12)
+    assert model.outputs["age"].query.table.shape == (1, 8)
+    assert model.outputs["label"].head.weight.shape == (3, 14)
+    assert model.decoder.cross_attend.attention.query.in_features == 14
+    one = build(spec(outputs={"label": label}))
+    assert one.query_fusion is None
+    assert one.outputs["label"].head.weight.shape == (3, 12)
+
+
+def test_the_average_decoder_reads_latents_and_has_no_queries():
+    model = build(spec(decoder={"kind": "average"}, outputs={"label": LABEL, "age": AGE}))
+    assert isinstance(model.decoder, AverageDecoder)
+    assert model.query_fusion is None
+    assert not [name for name, _ in model.named_parameters() if "query" in name and not name.startswith("encoder")]
+    assert model.outputs["label"].head.weight.shape == (3, 8)
+
+
+def test_every_number_of_the_spec_arrives():
+    encoder = {
+        "cross_attends": 2,
+        "interleaved": True,
+        "cross_sharing": "none",
+        "blocks": 3,
+        "layers": 2,
+        "block_sharing": "after_first",
+        "cross": {"heads": 3, "qk_channels": 9, "v_channels": 12, "widening": 2, "query_residual": False},
+        "self_attend": {"heads": 2, "qk_channels": 4, "v_channels": 6, "widening": 3},
+        "activation": "relu_squared",
+        "dropout": 0.25,
+    }
+    decoder = {"heads": 2, "qk_channels": 4, "v_channels": 6, "widening": 5, "query_residual": False}
+    model = build(
+        spec(encoder=encoder, decoder={"kind": "cross_attend", **decoder}, latents={"count": 5, "channels": 8})
+    )
+    assert model.encoder.order == (("cross", 0), ("block", 0), ("cross", 1), ("block", 1), ("block", 1))
+    assert len(model.encoder.cross_attends) == len(model.encoder.blocks) == 2
+    cross, self_attend = model.encoder.cross_attends[1], model.encoder.blocks[1][1]
+    asked = model.decoder.cross_attend
+    for block, heads, qk, v, hidden in ((cross, 3, 9, 12, 16), (self_attend, 2, 4, 6, 24), (asked, 2, 4, 6, 40)):
+        sizes = (block.attention.heads, block.attention.key.out_features, block.attention.value.out_features)
+        assert sizes == (heads, qk, v)
+        assert block.mlp.hidden.out_features == hidden
+        assert block.mlp.activation is ACTIVATIONS["relu_squared"]
+    assert [b.query_residual for b in model.modules() if isinstance(b, CrossAttend)] == [False] * 3
+    dropped = {m.p for m in model.encoder.modules() if isinstance(m, nn.Dropout)}
+    assert dropped == {0.25}
+    assert model.decoder.cross_attend.dropout.p == 0.0
+
+
+def test_initial_scales_arrive():
+    wide = spec(latents={"count": 64, "channels": 64, "init_std": 1.0})
+    wide["outputs"] = {"label": {**LABEL, "query": {"kind": "learned", "channels": 256, "init_std": 0.5}}}
+    model = build(wide, seed=0)
+    assert model.encoder.latents.std().item() == pytest.approx(0.88, abs=0.05)
+    assert model.outputs["label"].query.table.std().item() == pytest.approx(0.44, abs=0.08)
+
+
+def test_a_seed_fixes_the_draw_and_leaves_the_generator_alone():
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    first, second, third = build(spec(), seed=1), build(spec(), seed=1), build(spec(), seed=2)
+    assert torch.equal(torch.get_rng_state(), state)
+    same = [torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)]
+    assert all(same)
+    assert not torch.equal(first.encoder.latents, third.encoder.latents)
+    assert not torch.equal(build(spec()).encoder.latents, build(spec()).encoder.latents)
+
+
+def test_the_order_of_names_in_the_spec_does_not_matter():
+    inputs, outputs = {"row": NUMBER, "note": TEXT}, {"label": LABEL, "age": AGE}
+    forward = build(spec(inputs=inputs, outputs=outputs), seed=0)
+    backward = build(
+        spec(inputs=dict(reversed(inputs.items())), outputs=dict(reversed(outputs.items()))),
+        seed=0,
+    )
+    assert list(forward.state_dict()) == list(backward.state_dict())
+    for name, tensor in forward.state_dict().items():
+        assert torch.equal(tensor, backward.state_dict()[name]), name
+
+
+def test_meta_takes_no_memory_and_has_the_same_shapes():
+    meta = build(spec(), device="meta")
+    assert {p.device.type for p in meta.parameters()} == {"meta"}
+    real = build(spec())
+    assert [(n, p.shape) for n, p in meta.named_parameters()] == [(n, p.shape) for n, p in real.named_parameters()]
+
+
+def test_an_incomplete_spec_is_not_built():
+    with pytest.raises(SpecError, match="number: mean and std are not known yet"):
+        build(spec(inputs={"row": {"kind": "number", "columns": ["a"]}}))
+    with pytest.raises(SpecError, match="qk_channels = 8 cannot be split into 3 heads"):
+        build(spec(encoder={"self_attend": {"heads": 3}}))
+    with pytest.raises(SpecError, match="spec: expected a mapping"):
+        build("perceiver")

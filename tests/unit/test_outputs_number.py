@@ -1,0 +1,112 @@
+"""`number` as an output: standardised losses, answers in the columns' own units; and the masked mean."""
+
+import math
+
+import pytest
+import torch
+
+from perceivers.errors import DataError, SpecError
+from perceivers.outputs import masked_mean
+from perceivers.outputs.number import NumberOutput
+
+TWO = NumberOutput(columns=("x", "y"), mean=(10.0, 0.0), std=(2.0, 0.5))
+PREDICTION = torch.tensor([[1.0, -2.0], [0.5, 3.0], [0.0, 0.0]])
+NAN = math.nan
+
+
+def test_targets_by_name_or_in_order():
+    assert TWO.parse({"y": 2, "x": "1"}) == (1.0, 2.0)
+    assert TWO.parse([1, 2]) == (1.0, 2.0)
+    assert math.isnan(TWO.parse({"y": 2})[0])
+    assert NumberOutput().parse("3.5") == (3.5,)
+    assert NumberOutput().parse({"age": 4}) == (4.0,)
+    assert math.isnan(NumberOutput().parse(None)[0])
+    assert TWO.table_columns("z") == ["x", "y"]
+    assert NumberOutput().table_columns("z") == ["z"]
+
+
+def test_statistics_of_the_known_targets():
+    settings = NumberOutput(columns=("x", "y"))
+    fitted = settings.fit([(1.0, 5.0), (3.0, NAN), (NAN, 9.0)])
+    assert fitted.mean == (2.0, 7.0)
+    assert fitted.std == (1.0, 2.0)
+    constant = settings.fit([(0.1, 1.0)] * 6 + [(0.1, 2.0)])
+    assert constant.std[0] == 1.0, "one constant column beside another that is not"
+    assert settings.with_changes(mean=(0.0, 0.0)).fit([(1.0, 5.0), (3.0, 6.0)]).mean == (0.0, 0.0)
+    assert TWO.fit([]) is TWO
+
+
+@pytest.mark.parametrize(
+    ("loss", "formula"),
+    [
+        ("l2", lambda d: d * d),
+        ("l1", abs),
+        ("huber", lambda d: d * d / 2 if abs(d) < 1 else abs(d) - 0.5),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_losses_on_the_standardised_scale_over_the_known_columns(loss, formula, dtype):
+    module = TWO.with_changes(loss=loss).build(4, 4).to(dtype)
+    target = torch.tensor([[11.0, 0.0], [NAN, 1.0], [NAN, NAN]])
+    prediction = PREDICTION.to(dtype, copy=True).requires_grad_()
+    losses, known = module.loss(prediction, target)
+    assert known.tolist() == [True, True, False]
+    wanted = [(formula(1.0 - 0.5) + formula(-2.0)) / 2, formula(3.0 - 2.0), 0.0]
+    assert losses.tolist() == pytest.approx(wanted)
+    losses.sum().backward()
+    assert prediction.grad.isfinite().all()
+    assert prediction.grad[1, 0] == 0
+    assert not prediction.grad[2].any()
+
+
+def test_metrics_in_the_columns_units():
+    module = TWO.build(4, 4)
+    metrics = module.metrics()
+    target = torch.tensor([[11.0, 0.0], [NAN, 1.0], [NAN, NAN]])
+    module.measure(metrics, PREDICTION, target)
+    module.measure(metrics, PREDICTION, torch.full((3, 2), NAN))
+    errors = [12.0 - 11.0, -1.0 - 0.0, 1.5 - 1.0]
+    assert metrics["mae"].compute().item() == pytest.approx(sum(map(abs, errors)) / 3)
+    assert metrics["rmse"].compute().item() == pytest.approx(math.sqrt(sum(e * e for e in errors) / 3))
+    assert TWO.headline == ("mae", "min")
+
+
+def test_answers_in_the_columns_units():
+    rows = TWO.build(4, 4).answer("place", PREDICTION)
+    assert rows[0] == {"place_x": 12.0, "place_y": -1.0}
+    one = NumberOutput(mean=(10.0,), std=(2.0,)).build(4, 4)
+    assert one.answer("age", torch.tensor([[1.5]])) == [{"age": 13.0}]
+    named = NumberOutput(columns=("years",), mean=(10.0,), std=(2.0,)).build(4, 4)
+    assert named.answer("age", torch.tensor([[1.5]])) == [{"age": 13.0}]
+
+
+def test_faults():
+    with pytest.raises(DataError, match="'old' is not a number"):
+        NumberOutput().parse("old")
+    with pytest.raises(DataError, match="the target is infinite; leave the cell empty"):
+        NumberOutput().parse("inf")
+    with pytest.raises(DataError, match=r"got 1 values for 2 columns \(x, y\)"):
+        TWO.parse([1])
+    with pytest.raises(DataError, match="no column 'z'"):
+        TWO.parse({"x": 1, "z": 2})
+    with pytest.raises(DataError, match="a target column has no number in the training split"):
+        NumberOutput().fit([(NAN,), (NAN,)])
+    with pytest.raises(DataError, match=r"the same number .* in every training row; there is nothing to learn"):
+        NumberOutput().fit([(0.1,)] * 7)
+    with pytest.raises(SpecError, match="mean and std are not known yet"):
+        NumberOutput().build(4, 4)
+    with pytest.raises(SpecError, match="std has 1 numbers for 2 columns"):
+        NumberOutput(columns=("x", "y"), mean=(1.0, 1.0), std=(1.0,)).build(4, 4)
+
+
+def test_masked_mean():
+    losses, known = torch.tensor([1.0, NAN, 5.0], requires_grad=True), torch.tensor([True, False, True])
+    mean = masked_mean(losses, known)
+    assert mean.item() == 3.0
+    mean.backward()
+    assert losses.grad.tolist() == [0.5, 0.0, 0.5]
+    nothing = masked_mean(losses, torch.zeros(3, dtype=torch.bool))
+    assert nothing.item() == 0.0
+    losses.grad = None
+    nothing.backward()
+    assert losses.grad.tolist() == [0.0] * 3
