@@ -4,6 +4,7 @@ Every fault of every row is found here, before training starts, and named by fil
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,12 @@ class Reader:
         for name, kind in [*self.inputs.items(), *self.outputs.items()]:
             for column in self._columns(name, kind):
                 if column not in table.columns:
-                    hint = near_miss(column, table.columns)
+                    hint, known = near_miss(column, table.columns), ", ".join(table.columns)
+                    several = getattr(kind, "columns", None) and name not in self.columns
+                    place = f"the columns of '{name}' in the recipe" if several else f"data.columns: {{{name}: column}}"
                     raise DataError(
-                        f"{table.name}: there is no column '{column}' for '{name}'.{hint} Columns: "
-                        f"{', '.join(table.columns)}. Map it in the recipe: data.columns: {{{name}: column}}."
+                        f"{table.name}: there is no column '{column}' for '{name}'.{hint} Columns: {known}. "
+                        f"{'Correct' if several else 'Map it in the recipe:'} {place}."
                     )
 
     def input(self, table: Table, index: int, name: str) -> Sample | None:
@@ -78,6 +81,20 @@ class Reader:
         """One sample. Raises `DataError` naming file, row and column."""
         inputs = {name: self.input(table, index, name) for name in self.inputs}
         return Row(inputs, {name: self.target(table, index, name) for name in self.outputs})
+
+    def check_targets(self, table: Table, split: str) -> None:
+        """Raise `DataError` when nothing can be learned or scored: training needs some target of every output."""
+        empty = {}
+        for name, kind in self.outputs.items():
+            columns = self._columns(name, kind)
+            if all(is_missing(cell) for column in columns for cell in table.columns[column]):
+                empty[name] = ", ".join(columns)
+        if empty and (split == TRAIN or len(empty) == len(self.outputs)):
+            names, columns = (", ".join(f"'{n}'" for n in part) for part in (empty, empty.values()))
+            raise DataError(
+                f"{table.name}: no row of the {split} split has a target for {names}; fill column {columns}, "
+                "or split otherwise."
+            )
 
     def _columns(self, name: str, kind: InputSettings | OutputSettings) -> list[str]:
         return [self.columns[name]] if name in self.columns else kind.table_columns(name)
@@ -135,19 +152,20 @@ def open_source(settings: DataSettings, base: Path) -> dict[str, Table]:
 
 
 def fit_kinds(reader: Reader, train: Table, skip: bool) -> tuple[dict[str, InputSettings], dict[str, OutputSettings]]:
-    """Inputs and outputs completed from the training split: statistics and class names. Nothing else is looked at."""
-    inputs = {
-        name: kind.fit(s for s in _readable(reader.input, train, name, skip) if s is not None)
-        for name, kind in reader.inputs.items()
-    }
+    """Inputs and outputs completed from the training split: statistics and class names. Nothing else is looked at.
+
+    `skip`: rows that cannot be read are left out whole, so that nothing is learned from their other columns either.
+    """
+    if skip:
+        train = train.take(_readable_rows(reader, train))
+    inputs: dict[str, InputSettings] = {}
     outputs: dict[str, OutputSettings] = {}
+    for name, kind in reader.inputs.items():
+        with _named(f"{train.name}, input '{name}'"):
+            inputs[name] = kind.fit(s for s in _all(reader.input, train, name) if s is not None)
     for name, kind in reader.outputs.items():
-        try:
-            outputs[name] = kind.fit(_readable(reader.target, train, name, skip))
-        except DataError as error:
-            if str(error).startswith(train.name):
-                raise
-            raise DataError(f"{train.name}, output '{name}': {error}") from None
+        with _named(f"{train.name}, output '{name}'"):
+            outputs[name] = kind.fit(_all(reader.target, train, name))
     return inputs, outputs
 
 
@@ -180,6 +198,7 @@ def read_split(name: str, table: Table, reader: Reader, settings: DataSettings, 
         raise DataError(_list_faults(faults, len(table), name))
     if faults:
         table = table.take(kept)
+    reader.check_targets(table, name)
     return Split(name, table, reader, rows if keep else None, absent, masked)
 
 
@@ -219,21 +238,52 @@ def prepare(
     return Prepared(splits, fitted_inputs, fitted_outputs, skipped)
 
 
-def _readable(read: Callable[[Table, int, str], Any], table: Table, name: str, skip: bool) -> Iterator[Any]:
+class _FaultyRowsError(DataError):
+    """Rows that cannot be read; the message names each by file, row and column."""
+
+
+def _all(read: Callable[[Table, int, str], Any], table: Table, name: str) -> Iterator[Any]:
+    """One column's parsed cells; after the last one raises for those that cannot be read."""
     faults = []
     for index in range(len(table)):
         try:
             yield read(table, index, name)
         except DataError as error:
             faults.append(str(error))
-    if faults and (not skip or len(faults) == len(table)):
-        raise DataError(_list_faults(faults, len(table), TRAIN))
+    if faults:
+        raise _FaultyRowsError(_list_faults(faults, len(table), TRAIN))
+
+
+def _readable_rows(reader: Reader, train: Table) -> list[int]:
+    good, faults = [], []
+    for index in range(len(train)):
+        try:
+            reader.row(train, index)
+            good.append(index)
+        except DataError as error:
+            faults.append(str(error))
+    if not good:
+        raise _FaultyRowsError(_list_faults(faults, len(train), TRAIN))
+    return good
+
+
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    """What a kind finds wrong with the training split as a whole, headed by file and name."""
+    try:
+        yield
+    except _FaultyRowsError:
+        raise
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from None
 
 
 def _list_faults(faults: list[str], rows: int, name: str) -> str:
     shown = "\n".join(f"  {fault}" for fault in faults[:FAULTS_SHOWN])
     more = f"\n  … and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
-    return (
-        f"{len(faults)} of {rows} rows of the {name} split cannot be read:\n{shown}{more}\n"
+    todo = (
         "Repair them, or set data.bad_rows: skip to leave them out."
+        if len(faults) < rows
+        else "Repair them: no row is left."
     )
+    return f"{len(faults)} of {rows} rows of the {name} split cannot be read:\n{shown}{more}\n{todo}"

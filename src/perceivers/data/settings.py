@@ -1,11 +1,11 @@
 """The `data` part of a recipe: which table, how it is split, which column is which input or output."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, model_validator
 
-from perceivers.data.splits import SplitSettings
+from perceivers.data.splits import FileSplits, SplitSettings
 from perceivers.settings import Settings
 
 
@@ -13,8 +13,8 @@ class DataSettings(Settings):
     """Where the samples come from."""
 
     source: str | None = None
-    """A named data set, or a path (relative to the recipe) of a table, a folder of class folders or a `datasets` folder.
-    None only with splits of kind `files`."""
+    """A named data set, or a path (relative to the recipe) of a table, of a folder of class folders or of a saved
+    `datasets` folder; None only with splits of kind `files`."""
     splits: SplitSettings | None = None
     """None: the source's own splits, or 10 % validation and 10 % test drawn at random."""
     columns: Mapping[str, str] = Field(default_factory=dict)
@@ -25,3 +25,9 @@ class DataSettings(Settings):
     """Processes that prepare batches; the batches are the same for any number."""
     keep_bytes: NonNegativeInt = 2_000_000_000
     """Decoded samples are kept in memory when the split needs no more than this; else they are decoded each time."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if isinstance(self.splits, FileSplits) and self.source is not None:
+            raise ValueError("splits of kind files name the tables themselves; leave source out")
+        return self

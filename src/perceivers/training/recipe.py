@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from perceivers.data.augment import ImageAugmentation, MixSettings, SeriesAugmentation
 from perceivers.data.settings import DataSettings
 from perceivers.errors import SpecError, near_miss
 from perceivers.models.spec import Spec
+from perceivers.plain_yaml import read_yaml, yaml_text
 from perceivers.settings import Settings, parse_settings
 from perceivers.training.optimisers import OptimiserSettings
 from perceivers.training.schedules import Cosine, ScheduleSettings
@@ -100,6 +100,10 @@ class Recipe(Settings):
                     raise ValueError(
                         f"training.{part} names '{name}', which is no input.{near_miss(name, self.model.inputs)}"
                     )
+        if len(self.model.inputs) == 1 and any(self.training.input_dropout.values()):
+            raise ValueError(
+                "training.input_dropout does nothing with one input: a sample never loses all that it has; leave it out"
+            )
         return self
 
 
@@ -109,11 +113,11 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         near = near_miss(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
         raise SpecError(f"there is no recipe '{path}'.{near}")
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        data = read_yaml(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError as error:
-        raise SpecError(f"{path}: not UTF-8 (byte {error.start}).") from None
-    except yaml.YAMLError as error:
-        raise SpecError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
+        raise SpecError(
+            f"{path}: not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x}); save it as UTF-8."
+        ) from None
     if not isinstance(data, dict):
         raise SpecError(f"{path}: a recipe is a mapping with the keys model, data, training and evaluation.")
     return as_recipe(with_overrides(data, overrides), str(path))
@@ -131,10 +135,7 @@ def with_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise SpecError(f"'{override}' is not an override; write key=value, such as training.lr=3e-4.")
-        try:
-            value = yaml.load(text, Loader=_UniqueKeys)
-        except yaml.YAMLError:
-            raise SpecError(f"the value of '{override}' is not valid YAML.") from None
+        value = read_yaml(text, f"the override '{override}'")
         place = changed
         *path, last = key.split(".")
         for part in path:
@@ -148,7 +149,7 @@ def with_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
 def recipe_text(recipe: Recipe) -> str:
     """The recipe as YAML that `read_recipe` reads back to the same recipe; what is at its default is left out."""
     data = recipe.model_dump(mode="json", exclude_defaults=True)
-    return yaml.safe_dump(_with_kinds(recipe, data), sort_keys=False, allow_unicode=True, width=110)
+    return yaml_text(_with_kinds(recipe, data))
 
 
 def recipe_schema() -> dict[str, Any]:
@@ -164,17 +165,3 @@ def _with_kinds(settings: Any, data: Any) -> Any:
     if isinstance(settings, Mapping):
         return {k: _with_kinds(settings[k], v) for k, v in data.items()}
     return data
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML's safe loader, but a key that stands twice is an error instead of the last one winning."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As the parent; raises `yaml.YAMLError` with the line of a repeated key."""
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)
-            if key in seen:
-                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: the key '{key}' stands twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
