@@ -34,6 +34,9 @@ AUGMENT = {
     "wave": SeriesAugmentation(jitter=0.5, scaling=0.5),
 }
 
+ONE = {"photo": IMAGE}
+MIX = MixSettings(mixup=0.5, cutmix=1.0)
+
 
 def split(
     count: int = 11, inputs: Mapping[str, Any] = INPUTS, outputs: Mapping[str, Any] = OUTPUTS, **columns: Any
