@@ -3,15 +3,18 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from perceivers.data.loader import evaluation_batches
 from perceivers.data.prepare import Split
-from perceivers.elements import Batch
 from perceivers.models.model import Model
 from perceivers.outputs import Output, masked_mean
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 
 @dataclass(frozen=True)
@@ -41,27 +44,36 @@ def score(
     without: Sequence[str] = (),
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scores:
-    """Scores over the whole split, with the inputs in `without` absent. The model is left in its mode."""
+    """Scores over the whole split, with the inputs in `without` absent. The model is left in its mode.
+
+    The loss is the weighted sum of the outputs' means over all samples with a target, whatever the batch size. A score
+    that the split cannot tell, such as R² of one sample, is NaN.
+    """
     training = model.training
     model.eval()
-    metrics = {name: output_of(model, name).metrics() for name in split.reader.outputs}
-    sums, weights = 0.0, 0
+    names = list(split.reader.outputs)
+    metrics = {n: {k: m.to(model.device) for k, m in output_of(model, n).metrics().items()} for n in names}
+    sums, counts = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
     for done, batch in enumerate(evaluation_batches(split, batch_size)):
         advance(min(done * batch_size, len(split)), len(split))
         batch = batch.to(model.device).without(*without)
         predictions = model(batch)
-        sums += float(total_loss(model, predictions, batch.targets)) * batch.size
-        weights += batch.size
-        _measure(model, metrics, predictions, batch)
+        for name in names:
+            output, prediction, target = output_of(model, name), predictions[name], batch.targets[name]
+            losses, known = output.loss(prediction, target)
+            sums[name] += float(losses[known].double().sum())
+            counts[name] += int(known.sum())
+            output.measure(metrics[name], prediction, target)
     advance(len(split), len(split))
     model.train(training)
     values, confusion = {}, {}
     for name, group in metrics.items():
         used = {key: metric for key, metric in group.items() if metric.update_called}
-        values[name] = {key: float(metric.compute()) for key, metric in used.items() if key != "confusion"}
+        values[name] = {key: _value(metric) for key, metric in used.items() if key != "confusion"}
         if "confusion" in used:
             confusion[name] = used["confusion"].compute().tolist()
-    return Scores(sums / weights if weights else math.nan, values, confusion)
+    means = [model.spec.outputs[name].weight * sums[name] / counts[name] for name in names if counts[name]]
+    return Scores(sum(means) if means else math.nan, values, confusion)
 
 
 def output_of(model: Model, name: str) -> Output:
@@ -71,6 +83,9 @@ def output_of(model: Model, name: str) -> Output:
     return output
 
 
-def _measure(model: Model, metrics: Mapping[str, Mapping], predictions: Mapping[str, Tensor], batch: Batch) -> None:
-    for name, group in metrics.items():
-        output_of(model, name).measure(group, predictions[name], batch.targets[name])
+def _value(metric: "Metric") -> float:
+    try:
+        return float(metric.compute())
+    except ValueError:
+        # torchmetrics refuses what too few samples cannot tell (R² of one); for a score that is: unknown.
+        return math.nan
