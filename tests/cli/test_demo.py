@@ -2,16 +2,15 @@
 
 import re
 
-import yaml
-
 from perceivers.cli import demo
+from perceivers.plain_yaml import read_yaml, yaml_text
 
 
 def test_the_demo_trains_scores_predicts_and_says_so(tmp_path, capsys):
-    recipe = yaml.safe_load(demo.RECIPE.read_text(encoding="utf-8"))
+    recipe = read_yaml(demo.RECIPE.read_text(encoding="utf-8"), "digits.yaml")
     recipe["training"] = {"steps": 2}
     path = tmp_path / "short.yaml"
-    path.write_text(yaml.safe_dump(recipe))
+    path.write_text(yaml_text(recipe))
     run = tmp_path / "run"
     demo.main(path, run)
     said = capsys.readouterr().out

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 from page_blocks import Block, blocks
 
 import perceivers
 from perceivers.cli.main import main
 from perceivers.models.spec import as_spec
+from perceivers.plain_yaml import read_yaml
 from perceivers.training.recipe import read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,10 +69,10 @@ def check_yaml(block: Block) -> None:
             result = perceivers.train(path, overrides=["training.epochs=null", "training.steps=2"], quiet=True)
             assert result.steps == 2
     elif what == "# inputs":
-        as_spec({"inputs": yaml.safe_load(block.text), "outputs": _OUTPUT})
+        as_spec({"inputs": read_yaml(block.text, "the block"), "outputs": _OUTPUT})
     else:
         assert what == "# outputs", f"a YAML block begins with '# recipe', '# inputs' or '# outputs', not '{what}'"
-        as_spec({"inputs": _INPUT, "outputs": yaml.safe_load(block.text)})
+        as_spec({"inputs": _INPUT, "outputs": read_yaml(block.text, "the block")})
 
 
 def run_commands(block: Block) -> None:

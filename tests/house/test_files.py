@@ -111,11 +111,14 @@ def texts() -> list[Path]:
     return [path for path in paths if path.suffix in endings and path.is_file() and path != ROOT / "LICENSE"]
 
 
-def test_the_readme_maps_every_folder():
+def test_the_readme_maps_every_folder_and_every_file_beside_them():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     folders = {path.parent.relative_to(SOURCE).as_posix() for path in MODULES} - {"."}
     missing = [folder for folder in sorted(folders) if f"`{folder}/`" not in readme]
-    assert not missing, f"README.md has no line for {missing}"
+    missing += [
+        path.name for path in SOURCE.glob("*.py") if path.name != "__init__.py" and f"`{path.name}`" not in readme
+    ]
+    assert not missing, f"README.md does not name {missing}"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs" / "decisions").glob("*.md")), ids=name)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-import yaml
 
 from perceivers.errors import SpecError
+from perceivers.plain_yaml import read_yaml, yaml_text
 from perceivers.training.recipe import read_recipe, recipe_schema
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +38,7 @@ def test_there_are_recipes():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipes_keep_to_the_schema_and_to_the_code(path):
-    validator().validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    validator().validate(read_yaml(path.read_text(encoding="utf-8"), path.name))
     assert read_recipe(path).model.inputs
 
 
@@ -47,11 +47,11 @@ def test_recipes_keep_to_the_schema_and_to_the_code(path):
     [("model", {}), ("trainning", {"steps": 3}), ("training", {"lr": -1}), ("training", {"optimiser": "sgd"})],
 )
 def test_schema_and_code_refuse_the_same(tmp_path, key, value):
-    data = yaml.safe_load((ROOT / "recipes" / "digits.yaml").read_text(encoding="utf-8"))
+    data = read_yaml((ROOT / "recipes" / "digits.yaml").read_text(encoding="utf-8"), "digits.yaml")
     data[key] = value
     assert not validator().is_valid(data)
     path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(data))
+    path.write_text(yaml_text(data))
     with pytest.raises(SpecError):
         read_recipe(path)
 
