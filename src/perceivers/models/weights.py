@@ -96,7 +96,8 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Model:
     _check_size(spec, header, folder)
     model = build(spec, device="meta")
     try:
-        tensors = load_file(folder / WEIGHTS, device=str(device))
+        # Cloned: the file's places in memory are not aligned, and kernels that mind would give other last bits.
+        tensors = {name: tensor.clone() for name, tensor in load_file(folder / WEIGHTS, device=str(device)).items()}
     except (SafetensorError, OSError) as error:
         raise ModelError(f"'{folder / WEIGHTS}' cannot be read: {error}.") from None
     _check_tensors(model, tensors, folder / WEIGHTS)

@@ -1,0 +1,84 @@
+"""Every preset: its exact parameter count, and a tiny twin that runs, learns, is saved and loaded."""
+
+import time
+
+import pytest
+import torch
+from tiny import photographs, tiny_twin
+
+from perceivers.errors import SpecError
+from perceivers.models.build import build
+from perceivers.models.presets import PRESETS, preset
+from perceivers.models.weights import load
+
+# The counts of the published models; written here a second time so that neither copy changes alone.
+COUNTS = {
+    "perceiver-imagenet-fourier": 44_912_254,
+    "perceiver-imagenet-fourier-1x": 42_135_859,
+    "perceiver-io-imagenet-fourier": 48_440_627,
+    "perceiver-io-imagenet-learned": 62_255_848,
+    "perceiver-io-imagenet-conv": 48_646_522,
+}
+
+every_preset = pytest.mark.parametrize("name", sorted(PRESETS))
+
+
+def test_all_presets_are_counted():
+    assert {name: p.parameters for name, p in PRESETS.items()} == COUNTS
+    assert all(name == p.name for name, p in PRESETS.items())
+
+
+@every_preset
+def test_exact_count_on_the_meta_device_in_no_time(name):
+    begun = time.process_time()
+    model = build(PRESETS[name].build_spec(), device="meta")
+    assert time.process_time() - begun < 2, "shapes and counts cost nothing"
+    assert sum(p.numel() for p in model.parameters()) == COUNTS[name]
+    assert {t.device.type for t in [*model.parameters(), *model.buffers()]} == {"meta"}
+
+
+@every_preset
+def test_every_parameter_of_a_tiny_twin_gets_a_gradient(name):
+    model = build(tiny_twin(PRESETS[name]), seed=0)
+    if model.outputs["label"].query is None:
+        # The 2021 read-out starts at zero, and so does every gradient behind it.
+        with torch.no_grad():
+            model.outputs["label"].head.weight.normal_()
+    prediction = model(photographs(3))["label"]
+    assert prediction.shape == (3, 3)
+    losses, _ = model.outputs["label"].loss(prediction, torch.tensor([0, 1, 2]))
+    losses.mean().backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+        # The softmax does not see what is the same for all keys: these biases' gradients are zero but for rounding.
+        if not parameter_name.endswith("attention.key.bias"):
+            assert parameter.grad.any(), parameter_name
+
+
+@every_preset
+def test_a_tiny_twin_is_saved_and_loaded(name, tmp_path):
+    model = build(tiny_twin(PRESETS[name]), seed=0)
+    model(photographs(2))
+    model.eval()
+    again = load(model.save(tmp_path / name))
+    assert again.spec == model.spec
+    samples = photographs(2)
+    assert torch.equal(again(samples)["label"], model(samples)["label"])
+
+
+def test_the_twins_keep_what_makes_the_presets_differ():
+    shapes = {}
+    for name, p in PRESETS.items():
+        twin = build(tiny_twin(p), device="meta")
+        shapes[name] = (tuple(twin.encoder.order), [(n, tuple(t.shape)) for n, t in twin.named_parameters()])
+    assert len({repr(s) for s in shapes.values()}) == len(PRESETS)
+    assert [kind for kind, _ in shapes["perceiver-imagenet-fourier"][0]] == ["cross", "block"] * 8
+
+
+def test_unknown_preset():
+    with pytest.raises(
+        SpecError, match=r"unknown preset 'perceiver-io-imagnet-conv'\. Did you mean .*-io-imagenet-conv'\?"
+    ):
+        preset("perceiver-io-imagnet-conv")
+    assert preset("perceiver-io-imagenet-conv").parameters == 48_646_522
