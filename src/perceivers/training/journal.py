@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from perceivers.atomic import replace_file
-from perceivers.errors import missing_extra
+from perceivers.errors import TrainingError, missing_extra
 
 
 class Journal:
@@ -25,11 +25,16 @@ class Journal:
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None)
 
     def write(self, step: int, group: str, values: Mapping[str, float]) -> None:
-        """One line {"step", "group", …}; the same numbers to TensorBoard under `group/name`."""
-        self.stream.write(_encoded({"step": step, "group": group, **values}))
+        """One line {"step", "group", …}; the same numbers to TensorBoard under `group/name`.
+
+        What is not a finite number is null in the line, since JSON has no other word for it.
+        """
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self.stream.write(_encoded({"step": step, "group": group, **finite}))
         self.stream.flush()
-        for name, value in values.items():
-            self.board.add_scalar(f"{group}/{name}", value, step)
+        for name, value in finite.items():
+            if value is not None:
+                self.board.add_scalar(f"{group}/{name}", value, step)
 
     def close(self) -> None:
         """Flush and close both."""
@@ -38,10 +43,19 @@ class Journal:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics file; a last line torn by a kill is left out."""
+    """The whole lines of a metrics file; a last line torn by a kill is left out. Raises `TrainingError` for others."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    lines = []
+    for number, text in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            line = json.loads(text)
+            lines.append({"step": int(line["step"]), "group": str(line["group"]), **line})
+        except (ValueError, TypeError, KeyError):
+            raise TrainingError(
+                f"{path}, line {number}: this is not a line of a run's metrics. Take the line out, or move the file away."
+            ) from None
+    return lines
 
 
 def draw_curves(folder: Path) -> Path:
@@ -54,13 +68,12 @@ def draw_curves(folder: Path) -> Path:
     FigureCanvasAgg(figure)
     losses, scores = figure.subplots(1, 2)
     for group, style in (("train", "-"), ("validation", "o-")):
-        points = [(line["step"], line["loss"]) for line in lines if line["group"] == group and "loss" in line]
+        points = _points([line for line in lines if line["group"] == group], "loss")
         if points:
             losses.plot(*zip(*points, strict=True), style, markersize=3, linewidth=1, label=group)
     names = sorted({k for line in lines if line["group"] == "validation" for k in line} - {"step", "group", "loss"})
     for name in [n for n in names if n.rsplit(".", 1)[-1] in ("accuracy", "f1", "r2")] or names:
-        points = [(line["step"], line[name]) for line in lines if line["group"] == "validation" and name in line]
-        points = [(step, value) for step, value in points if math.isfinite(value)]
+        points = _points([line for line in lines if line["group"] == "validation"], name)
         if points:
             scores.plot(*zip(*points, strict=True), "o-", markersize=3, linewidth=1, label=name)
     for axes, title in ((losses, "loss"), (scores, "validation")):
@@ -73,5 +86,9 @@ def draw_curves(folder: Path) -> Path:
     return path
 
 
+def _points(lines: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
+    return [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+
+
 def _encoded(line: Mapping[str, Any]) -> bytes:
-    return (json.dumps(line) + "\n").encode()
+    return (json.dumps(line, allow_nan=False) + "\n").encode()

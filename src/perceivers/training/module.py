@@ -60,7 +60,8 @@ class Training(pl.LightningModule):
         self.history = History() if state is None else History.from_state(state["history"])
         self.stopped_by: str | None = None
         self.steps_per_epoch = 1
-        self.losses: list[float] = []
+        # Losses since the last line of the journal; its mean must not depend on where a run was stopped.
+        self.losses: list[float] = [] if state is None else list(state["losses"])
         self.norm = 0.0
 
     # -- lightning's hooks, in the order in which they are called ------------------------------------------------
@@ -157,6 +158,7 @@ class Training(pl.LightningModule):
             "ema": None if self.ema is None else self.ema.state_dict(),
             "rng": rng.collect(),
             "history": self.history.to_state(),
+            "losses": list(self.losses),
         }
         write_checkpoint(self.run / "checkpoints", self.done, state)
 
@@ -186,8 +188,6 @@ class Training(pl.LightningModule):
                 },
             )
             self.losses.clear()
-        elif len(self.losses) > self.recipe.training.log_every:
-            self.losses.pop(0)
 
     def _look(self) -> None:
         """Score the validation split, keep the best model, count towards early stopping."""

@@ -41,7 +41,9 @@ class Reporter:
         if self.quiet:
             return
         if self.live:
-            (self._bar.console if self._bar else self.console).print(text, markup=False, highlight=False)
+            console = self._bar.console if self._bar else self.console
+            # As it is: a path keeps its brackets and colons, and is not cut into lines.
+            console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
         else:
             print(text, file=self.stream, flush=True)
 
