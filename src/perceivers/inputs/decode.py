@@ -82,7 +82,7 @@ def _pillow(data: bytes, channels: int, what: str) -> np.ndarray:
             upright = ImageOps.exif_transpose(image)
             return _pixels(upright, channels, what)
     except UnidentifiedImageError:
-        raise DataError(f"{what} is not an image ({', '.join(FORMATS)} are read).") from None
+        raise DataError(f"{what} is not an image, or damaged at its start ({', '.join(FORMATS)} are read).") from None
     except Image.DecompressionBombError as error:
         raise DataError(f"{what} has too many pixels: {error}") from None
     except DataError:

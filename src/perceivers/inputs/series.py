@@ -63,7 +63,7 @@ class SeriesInput(InputSettings):
         if self.rate is None:
             return self._irregular(values, fields.get("times"))
         given = fields.get("rate")
-        if given is not None and abs(float(given) - self.rate) > 1e-6 * self.rate:
+        if given is not None and not abs(number(given) - self.rate) <= 1e-6 * self.rate:
             raise DataError(f"the series is at {given} Hz, but the input takes {self.rate} Hz; resample it first.")
         return self._regular(values)
 
