@@ -1,5 +1,7 @@
 """For all tests: shapes in signatures are checked, one thread, no deadline, and no accelerator means a counted skip."""
 
+from pathlib import Path
+
 import jaxtyping
 import pytest
 
@@ -23,3 +25,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if wanting and not torch.cuda.is_available():
         for item in wanting:
             item.add_marker(pytest.mark.skip(reason="there is no accelerator here"))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with people.csv, toy.yaml and its finished run: trained once for all tests, which leave it as it is."""
+    from toys import train_people
+
+    return train_people(tmp_path_factory.mktemp("trained"))

@@ -115,3 +115,12 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
     }
+
+
+def train_people(folder: Path) -> Path:
+    """people.csv, toy.yaml and the finished run of it, `run`, in `folder`, which is returned."""
+    from perceivers.training.run import train
+
+    write_people(folder)
+    train(write_recipe(folder / "toy.yaml"), out=folder / "run", quiet=True)
+    return folder

@@ -1,7 +1,8 @@
 """One training step, and everything that must happen around it, as lightning sees it.
 
-Lightning drives the loop and the devices. What decides the future of a run (weights, optimiser, averages, random states,
-position in the data, early-stopping history) is kept and restored here: see docs/decisions/002-own-resumption.md.
+Lightning drives the loop and the devices. What decides the future of a run (weights, optimiser, averages, random
+states, position in the data, early-stopping history) is kept and restored here: see
+docs/decisions/002-own-resumption.md.
 """
 
 import signal
@@ -16,7 +17,8 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from perceivers.data.prepare import Split
+from perceivers.data.prepare import Prepared, Split
+from perceivers.data.table import TRAIN, VALIDATION
 from perceivers.elements import Batch
 from perceivers.errors import TrainingError
 from perceivers.models.model import Model
@@ -34,7 +36,7 @@ from perceivers.training.scoring import Scores, score, total_loss
 
 
 class Training(pl.LightningModule):
-    """Trains `model` by `recipe` in the run folder `run`; `state` is a checkpoint's, to go on from there."""
+    """Trains `model` by `recipe` on `prepared` in the run folder `run`; `state` is a checkpoint's, to go on from."""
 
     def __init__(
         self,
@@ -42,7 +44,7 @@ class Training(pl.LightningModule):
         recipe: Recipe,
         run: Path,
         steps: int,
-        validation: Split | None,
+        prepared: Prepared,
         reporter: Reporter,
         state: dict[str, Any] | None,
         save_best: Callable[[Model, Scores | None, int], None],
@@ -52,15 +54,17 @@ class Training(pl.LightningModule):
         self.recipe = recipe
         self.run = run
         self.steps = steps
-        self.validation = validation
+        self.validation = prepared.splits.get(VALIDATION)
         self.reporter = reporter
         self.resumed = state
         self.save_best = save_best
         self.done = 0 if state is None else int(state["step"])
         self.history = History() if state is None else History.from_state(state["history"])
         self.stopped_by: str | None = None
-        self.steps_per_epoch = 1
+        self.samples = len(prepared.splits[TRAIN])
+        self.steps_per_epoch = -(-self.samples // recipe.training.batch_size)
         # Losses since the last line of the journal; its mean must not depend on where a run was stopped.
+        self.handlers = _own_handlers()
         self.losses: list[float] = [] if state is None else list(state["losses"])
         self.norm = 0.0
 
@@ -80,7 +84,9 @@ class Training(pl.LightningModule):
         if self.ema is not None and self.resumed is not None:
             self.ema.load_state_dict(self.resumed["ema"])
         self.journal = Journal(self.run, self.done)
-        self.handlers = _catch_signals(self._stop_by_signal)
+        # After lightning has set its own, which would end the step in the middle.
+        for number in self.handlers:
+            signal.signal(number, self._stop_by_signal)
         self.started, self.seen = time.monotonic(), 0
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -141,7 +147,7 @@ class Training(pl.LightningModule):
 
     def close(self) -> None:
         """Give back signals and files, however training ended."""
-        for number, handler in getattr(self, "handlers", {}).items():
+        for number, handler in self.handlers.items():
             signal.signal(number, handler)
         if hasattr(self, "journal"):
             self.journal.close()
@@ -152,6 +158,7 @@ class Training(pl.LightningModule):
         """Everything that decides the future, whole or not at all."""
         state = {
             "step": self.done,
+            "samples": self.samples,
             "spec": self.model.spec.model_dump(mode="json"),
             "model": dict(self.model.state_dict()),
             "optimiser": self._optimiser().state_dict(),
@@ -202,9 +209,8 @@ class Training(pl.LightningModule):
         flat = {f"{output}.{name}": value for output, group in scores.values.items() for name, value in group.items()}
         self.journal.write(self.done, "validation", {"loss": scores.loss, **flat})
         better = self.history.add(self.done, self.model.spec, scores)
-        self.reporter.note(
-            f"step {self.done}/{self.steps}  validation: loss {scores.loss:.4f}  {shown(flat)}{'  best' if better else ''}"
-        )
+        text = f"validation: loss {scores.loss:.4f}  {shown(flat)}{'  best' if better else ''}"
+        self.reporter.note(f"step {self.done}/{self.steps}  {text}")
         if better:
             self.save_best(self.model, scores, self.done)
         patience = self.recipe.training.patience
@@ -226,8 +232,9 @@ class Training(pl.LightningModule):
         )
 
 
-def _catch_signals(handle: Callable[[int, Any], None]) -> dict[int, Any]:
-    """Ctrl-C and SIGTERM call `handle`; returns what was there before. Only the main thread may do this."""
+def _own_handlers() -> dict[int, Any]:
+    """The handlers of Ctrl-C and SIGTERM before training takes them; none where it cannot (in another thread)."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    return {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    return {number: handler for number, handler in found.items() if handler is not None}

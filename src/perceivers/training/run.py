@@ -5,7 +5,7 @@ import signal
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ import torch
 from perceivers.atomic import clean_temporary, replace_file
 from perceivers.data.loader import Augmenter, Batches, Order, training_loader
 from perceivers.data.prepare import Prepared, prepare
-from perceivers.data.table import TRAIN, VALIDATION
-from perceivers.errors import TrainingError, missing_extra
+from perceivers.data.table import TRAIN
+from perceivers.errors import PerceiversError, TrainingError, missing_extra
 from perceivers.models.build import build
 from perceivers.models.model import Model
 from perceivers.models.spec import as_spec
@@ -28,8 +28,12 @@ from perceivers.training.recipe import Recipe, as_recipe, read_recipe, recipe_te
 from perceivers.training.reporter import Reporter, clock
 from perceivers.training.scoring import Scores
 
-# Settings that a resumed run may have changed: they say how long and how it is reported, not what was done.
-MAY_CHANGE = {"epochs", "steps", "patience", "log_every", "save_every", "accelerator"}
+# Settings that a resumed run may have changed: they say how long, where and how it is reported, not what was done.
+MAY_CHANGE = {f"training.{n}" for n in ("epochs", "steps", "patience", "log_every", "save_every", "accelerator")}
+MAY_CHANGE |= {"data.source", "data.splits.train", "data.splits.validation", "data.splits.test"}
+MAY_CHANGE |= {"data.workers", "data.keep_bytes", "evaluation.split", "evaluation.batch_size"}
+# What training data tells when a recipe does not.
+LEARNED = {"mean", "std", "classes"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ def train(
     recipe, name, base = _recipe(recipe, overrides, base)
     run = Path(out) if out is not None else Path("runs") / name
     reporter = Reporter(quiet)
-    state = _open_run(run, recipe, resume, reporter)
+    with _disk(run):
+        state = _open_run(run, recipe, resume, reporter)
     if recipe.training.threads is not None:
         torch.set_num_threads(recipe.training.threads)
     prepared = prepare(recipe.data, recipe.model.inputs, recipe.model.outputs, base, reporter.advance)
@@ -76,11 +81,11 @@ def train(
     )
     model = build(recipe.model, seed=recipe.training.seed)
     if state is not None:
-        if as_spec(state["spec"]) != recipe.model:
-            raise TrainingError(f"the data has changed since '{run}' was begun: its statistics or classes differ.")
+        _check_same_data(state, recipe, len(prepared.splits[TRAIN]), run)
         model.load_state_dict(state["model"])
-    _begin_run(run, recipe)
-    training = _fit(model, recipe, run, prepared, reporter, state)
+    with _disk(run):
+        _begin_run(run, recipe)
+        training = _fit(model, recipe, run, prepared, reporter, state)
     seconds = time.monotonic() - started
     best = training.history
     result = TrainingResult(run, run / "model", training.done, best.metric, best.best, seconds, training.stopped_by)
@@ -103,7 +108,8 @@ def _open_run(run: Path, recipe: Recipe, resume: bool, reporter: Reporter) -> di
     """The state to go on from, or None for a new run. Raises `TrainingError` for a folder that cannot be used."""
     stored = run / "recipe.yaml"
     if not resume:
-        if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        # What begins with a dot is what a kill left of a run that had not begun.
+        if run.exists() and (not run.is_dir() or any(not path.name.startswith(".") for path in run.iterdir())):
             raise TrainingError(
                 f"'{run}' exists. Go on with it by --resume (resume=True), or give another folder by --out (out=…)."
             )
@@ -123,13 +129,48 @@ def _open_run(run: Path, recipe: Recipe, resume: bool, reporter: Reporter) -> di
 
 
 def _check_same(stored: Recipe, given: Recipe, run: Path) -> None:
-    old, new = stored.training.model_dump(), given.training.model_dump()
-    changed = [key for key in new if key not in MAY_CHANGE and old[key] != new[key]]
+    changed = [
+        f"{place} {old!r} → {new!r}"
+        for place, old, new in _differences(stored.model_dump(), given.model_dump())
+        if place not in MAY_CHANGE and not (new is None and place.rpartition(".")[2] in LEARNED)
+    ]
     if changed:
-        pairs = ", ".join(f"training.{key} {old[key]!r} → {new[key]!r}" for key in changed)
         raise TrainingError(
-            f"'{run}' was begun with another recipe ({pairs}); resume with that one, or begin a new run."
+            f"'{run}' was begun with another recipe ({', '.join(changed)}); resume with that one, or begin a new run."
         )
+
+
+def _check_same_data(state: Mapping[str, Any], recipe: Recipe, samples: int, run: Path) -> None:
+    spec = as_spec(state["spec"])
+    changed = [place for place, _, _ in _differences(spec.model_dump(), recipe.model.model_dump())]
+    if state["samples"] != samples:
+        changed.append(f"{state['samples']:,} training samples → {samples:,}")
+    if changed:
+        raise TrainingError(
+            f"the data has changed since '{run}' was begun ({', '.join(changed)}). "
+            "Resume with the data of then, or begin a new run."
+        )
+
+
+def _differences(old: Any, new: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted place, old and new value of everything in which two trees of plain data differ."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and old.keys() == new.keys():
+        for key in old:
+            yield from _differences(old[key], new[key], f"{place}.{key}" if place else str(key))
+    elif old != new:
+        yield place, old, new
+
+
+@contextmanager
+def _disk(run: Path) -> Iterator[None]:
+    """A disk that is full, slow to answer or not ours is an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"'{error.filename or run}': {error.strerror or error}. What was saved before is untouched. Free some "
+            "space, make the folder writable or choose another; a run that had begun goes on by --resume (resume=True)."
+        ) from error
 
 
 def _tell(prepared: Prepared, reporter: Reporter) -> None:
@@ -180,9 +221,10 @@ def _fit(
         card = model_card(best, recipe, len(split), scores, step)
         save(best, run / "model", card, text, absence)
 
-    training = Training(model, recipe, run, steps, prepared.splits.get(VALIDATION), reporter, state, save_best)
+    training = Training(model, recipe, run, steps, prepared, reporter, state, save_best)
     order = Order(len(split), settings.batch_size, settings.seed, training.done, steps)
-    training.steps_per_epoch = order.steps_per_epoch
+    if settings.patience is not None and training.validation is None:
+        raise TrainingError("training.patience needs a validation split to look at; leave it out, or give one.")
     if training.done >= steps:
         raise TrainingError(f"'{run}' is complete: {training.done} of {steps} steps. Raise training.epochs to go on.")
     batches = Batches(split, Augmenter(prepared.inputs, settings.augment, settings.seed), settings.mix)
@@ -202,9 +244,22 @@ def _fit(
         )
         try:
             trainer.fit(training, train_dataloaders=training_loader(batches, order, recipe.data.workers))
-        finally:
-            training.close()
+        except BaseException as error:
+            # The error on its way is the one to report, not what it makes of the closing.
+            with suppress(OSError):
+                training.close()
+            raise _plain(error) from error.__cause__
+        training.close()
     return training
+
+
+def _plain(error: BaseException) -> BaseException:
+    """What lightning and torch make of an interrupt, and of an error in a worker process, as it was."""
+    if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+        return KeyboardInterrupt()
+    if isinstance(error, PerceiversError) and "DataLoader worker" in str(error):
+        return type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip())
+    return error
 
 
 @contextmanager
@@ -224,7 +279,8 @@ def _quiet_engine() -> Iterator[None]:
 def _close(result: TrainingResult, steps: int, reporter: Reporter) -> None:
     if result.stopped_by in {s.name for s in (signal.SIGINT, signal.SIGTERM)}:
         reporter.note(
-            f"stopped at step {result.steps} of {steps}; a checkpoint is saved. Go on with the same command and --resume."
+            f"stopped at step {result.steps} of {steps}; a checkpoint is saved. "
+            "Go on with the same command and --resume (resume=True)."
         )
         return
     why = f" ({result.stopped_by})" if result.stopped_by else ""
