@@ -6,17 +6,22 @@ from typing import Any
 
 import torch
 
-from perceivers.data.files import read_table, write_rows
+from perceivers.data.files import WRITERS, read_table, write_rows
 from perceivers.data.loader import collate
 from perceivers.data.prepare import Reader, Row
+from perceivers.data.settings import DataSettings
 from perceivers.data.table import Table
-from perceivers.errors import DataError, PerceiversError, unknown
+from perceivers.errors import DataError, ModelError, SpecError, unknown
+from perceivers.inputs import Sample
 from perceivers.models.model import Model
 from perceivers.models.weights import RECIPE, load
 from perceivers.outputs import Output
+from perceivers.plain_yaml import read_yaml
+from perceivers.settings import parse_settings
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 Advance = Callable[[str, int, int], None]
+NOTHING = "every input is absent or masked whole, so there is nothing to answer from."
 
 
 class Predictor:
@@ -37,16 +42,17 @@ class Predictor:
 
     def __call__(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to one sample: input name → raw value. Raises `DataError` for a value that cannot be read."""
-        return self.answers([sample], strict=True)[0]
+        return next(self._answer([lambda: self._parsed(sample)], strict=True))
 
     def answers(self, samples: Sequence[Mapping[str, Any]], strict: bool = False) -> list[dict[str, Any]]:
         """One answer a sample, in order. A sample that cannot be read is `{"error": …}`, or raises when `strict`."""
-        return list(self._answer((lambda s=sample: self._parsed(s) for sample in samples), strict))
+        readers = (lambda n=n, s=s: self._parsed(s, f"sample {n}, ") for n, s in enumerate(samples, start=1))
+        return list(self._answer(readers, strict))
 
     def table(self, table: Table, strict: bool = False, advance: Advance | None = None) -> list[dict[str, Any]]:
         """One answer a row of `table`. Columns of an input may be missing altogether: that input is absent."""
         reader = Reader(self._present(table), {}, self.reader.columns)
-        readers = (lambda i=i: reader.row(table, i) for i in range(len(table)))
+        readers = (lambda i=i: self._row(reader, table, i) for i in range(len(table)))
         found = []
         for answer in self._answer(readers, strict):
             found.append(answer)
@@ -63,59 +69,76 @@ class Predictor:
             else:
                 missing.append(f"{name} (column {', '.join(columns)})")
         if not kinds:
-            raise DataError(
-                f"{table.name}: holds no column of any input: {'; '.join(missing)}. Columns: {', '.join(table.columns)}."
-            )
+            known = ", ".join(table.columns)
+            raise DataError(f"{table.name}: holds no column of any input: {'; '.join(missing)}. Columns: {known}.")
         Reader(kinds, {}, self.reader.columns).check_columns(table)
         return kinds
 
-    def _parsed(self, sample: Mapping[str, Any]) -> Row:
+    def _parsed(self, sample: Mapping[str, Any], place: str = "") -> Row:
+        if not isinstance(sample, Mapping):
+            raise DataError(f"{place}got {type(sample).__name__}, wanted a mapping: input name → value.")
         for name in sample:
             if name not in self.model.spec.inputs:
-                raise unknown("input", name, self.model.spec.inputs, DataError)
+                raise DataError(f"{place}{unknown('input', name, self.model.spec.inputs)}")
         parsed = {}
         for name, kind in self.model.spec.inputs.items():
             try:
                 parsed[name] = None if sample.get(name) is None else kind.parse(sample[name])
             except DataError as error:
-                raise DataError(f"input '{name}': {error}") from None
+                raise DataError(f"{place}input '{name}': {error}") from None
+        if all(_is_empty(part) for part in parsed.values()):
+            raise DataError(f"{place}{NOTHING}")
         return Row(parsed, {})
+
+    def _row(self, reader: Reader, table: Table, index: int) -> Row:
+        row = reader.row(table, index)
+        if all(_is_empty(part) for part in row.inputs.values()):
+            raise DataError(f"{table.where(index)}: {NOTHING}")
+        return row
 
     def _answer(self, readers: Iterable[Callable[[], Row]], strict: bool) -> Iterator[dict[str, Any]]:
         batch: list[Row | str] = []
         for read in readers:
             try:
                 row: Row | str = read()
-                if all(sample is None for sample in row.inputs.values()):
-                    raise DataError("every input is absent in this row, so there is nothing to answer from.")
             except DataError as error:
                 if strict:
                     raise
                 row = str(error)
             batch.append(row)
             if len(batch) == self.batch_size:
-                yield from self._answer_batch(batch)
+                yield from self._answer_batch(batch, strict)
                 batch = []
         if batch:
-            yield from self._answer_batch(batch)
+            yield from self._answer_batch(batch, strict)
 
     @torch.no_grad()
-    def _answer_batch(self, rows: Sequence[Row | str]) -> list[dict[str, Any]]:
+    def _answer_batch(self, rows: Sequence[Row | str], strict: bool) -> list[dict[str, Any]]:
         good = [row for row in rows if isinstance(row, Row)]
         answers: list[dict[str, Any]] = [{} for _ in good]
+        failed: dict[int, str] = {}
         if good:
-            batch = collate(
-                [Row({n: r.inputs.get(n) for n in self.model.spec.inputs}, {}) for r in good],
-                self.model.spec.inputs,
-                {},
-            )
+            kinds = self.model.spec.inputs
+            batch = collate([Row({n: row.inputs.get(n) for n in kinds}, {}) for row in good], kinds, {})
             for name, prediction in self.model(batch.to(self.model.device)).items():
                 output = self.model.outputs[name]
                 assert isinstance(output, Output), "outputs are Outputs"
                 for answer, part in zip(answers, output.answer(name, prediction), strict=True):
                     answer.update(part)
-        ready = iter(answers)
+                lost = (~prediction.isfinite().all(-1)).nonzero().flatten().tolist()
+                failed.update(
+                    dict.fromkeys(lost, f"'{name}' has no finite answer; look for extreme values in the row.")
+                )
+        if failed and strict:
+            raise DataError(next(iter(failed.values())))
+        ready = ({"error": failed[i]} if i in failed else answer for i, answer in enumerate(answers))
         return [next(ready) if isinstance(row, Row) else {"error": row} for row in rows]
+
+
+def check_output(path: Path) -> None:
+    """Raise `DataError` for a file that `predict` could not write, before anything is computed for it."""
+    if path.suffix.lower() not in WRITERS:
+        raise unknown("ending of an output file", path.suffix, WRITERS, DataError)
 
 
 def predict(
@@ -131,6 +154,8 @@ def predict(
     or samples (input name → raw value). out: also written as .jsonl, .csv, .tsv or .parquet, whole or not at all.
     A row that cannot be read becomes `{"error": …}`; `strict` raises instead, and nothing is written.
     """
+    if out is not None:
+        check_output(Path(out))
     predictor = model if isinstance(model, Predictor) else Predictor(model)
     rows = _rows(predictor, inputs, strict, advance)
     if out is not None:
@@ -169,15 +194,17 @@ def _file_input(model: Model) -> str:
     return names[0]
 
 
+def _is_empty(sample: Sample | None) -> bool:
+    return sample is None or not sample.values.size or (sample.mask is not None and not sample.mask.any())
+
+
 def _columns(folder: Path) -> Mapping[str, str]:
     """The column mapping of the recipe that trained the model."""
-    import yaml
-
     path = folder / RECIPE
     if not path.is_file():
         return {}
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return dict(recipe.get("data", {}).get("columns", {}))
-    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
-        raise PerceiversError(f"'{path}' is damaged: {error}; remove it to predict without column mapping.") from None
+        recipe = read_yaml(path.read_text(encoding="utf-8"), str(path))
+        return parse_settings(DataSettings, recipe["data"], f"{path}, data").columns
+    except (SpecError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ModelError(f"'{path}' is damaged ({error}); remove it to predict without its column mapping.") from None

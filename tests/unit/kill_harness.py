@@ -22,6 +22,7 @@ from perceivers.training.run import train
 
 torch.set_num_threads(1)
 
+STEPS = 90
 RECIPE = {
     "model": {
         "inputs": {
@@ -34,7 +35,7 @@ RECIPE = {
     },
     "data": {"source": "digits", "columns": {"patched": "image"}},
     "training": {
-        "steps": 90,
+        "steps": STEPS,
         "batch_size": 32,
         "optimiser": "lamb",
         "lr": 0.01,
@@ -43,15 +44,15 @@ RECIPE = {
         "augment": {"image": {"kind": "image", "crop": {"kind": "pad", "padding": 1}, "erase": 0.5}},
         "evaluate_every": 20,
         "save_every": 7,
-        "log_every": 1,
+        "log_every": 2,
         "threads": 1,
         "seed": 3,
     },
 }
 
 
-def attempt(run: Path, resume: bool, after: float | None) -> int:
-    """Train in a fork; kill it `after` seconds. Returns the wait status."""
+def attempt(run: Path, resume: bool, at_step: int | None = None, later: float = 0.0) -> int:
+    """Train in a fork; kill it `later` seconds after its journal reaches `at_step`. Returns the wait status."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -63,10 +64,21 @@ def attempt(run: Path, resume: bool, after: float | None) -> int:
         finally:
             sys.stderr.flush()
             os._exit(code)
-    if after is not None:
-        time.sleep(after)
-        os.kill(child, signal.SIGKILL)
+    if at_step is None:
+        return os.waitpid(child, 0)[1]
+    while reached(run) < at_step:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(0.002)
+    time.sleep(later)
+    os.kill(child, signal.SIGKILL)
     return os.waitpid(child, 0)[1]
+
+
+def reached(run: Path) -> int:
+    """The last step in the journal, 0 when there is none yet."""
+    return max((line["step"] for line in read_lines(run / "metrics.jsonl")), default=0)
 
 
 def outcome(run: Path) -> dict[str, object]:
@@ -85,20 +97,18 @@ def main() -> None:
     """Compare a run in peace with one that is killed."""
     folder, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     begun = time.monotonic()
-    assert attempt(folder / "peace", resume=False, after=None) == 0, "the run in peace failed"
-    seconds = time.monotonic() - begun
+    assert attempt(folder / "peace", resume=False) == 0, "the run in peace failed"
+    a_step = (time.monotonic() - begun) / STEPS
     draw = random.Random(seed)
     killed, resume = 0, False
-    while killed < kills:
-        # Kill moments are spread so that the run neither ends early nor never gets on.
-        status = attempt(folder / "killed", resume, after=draw.uniform(0.02, 0.35) * seconds)
-        if os.WIFEXITED(status):
-            break
-        killed += os.WTERMSIG(status) == signal.SIGKILL
+    # The moments are drawn by step and a fraction of the time that some steps take, so that a busy machine has as many.
+    for at_step in sorted(draw.randint(0, STEPS - 12) for _ in range(kills)):
+        status = attempt(folder / "killed", resume, at_step, draw.uniform(0, 4 * a_step))
+        killed += os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
         resume = (folder / "killed" / "recipe.yaml").is_file()
-    status = attempt(folder / "killed", resume, after=None) if os.WIFSIGNALED(status) else status
+    status = attempt(folder / "killed", resume)
     peace, after = outcome(folder / "peace"), outcome(folder / "killed")
-    report = {"kills": killed, "status": status, "steps": len(peace["lines"]), "seconds": round(seconds, 1)}
+    report = {"kills": killed, "status": status, "lines": len(peace["lines"])}
     report["same_lines"] = peace["lines"] == after["lines"]
     report["same_files"] = [a == b for a, b in zip(peace["files"], after["files"], strict=True)]
     print(json.dumps(report))

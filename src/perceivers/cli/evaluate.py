@@ -28,17 +28,18 @@ def evaluate(
 
 def _show(result: Mapping[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
-    table = Table(title=f"{result['model']} on {result['split']} ({result['samples']:,} samples)")
+    table = Table(title=escape(f"{result['model']} on {result['split']} ({result['samples']:,} samples)"))
     table.add_column("inputs")
     names = [f"{output} {metric}" for output, group in result["scores"].items() for metric in group]
     for name in names:
         table.add_column(name, justify="right")
     rows = {"all": result["scores"], **{f"without {name}": scores for name, scores in result["without"].items()}}
     for label, scores in rows.items():
-        table.add_row(label, *[f"{value:.4f}" for group in scores.values() for value in group.values()])
+        table.add_row(label, *[_number(value, 4) for group in scores.values() for value in group.values()])
     console.print(table)
     for output, classes in result["classes"].items():
         if len(classes) > 50:
@@ -47,5 +48,10 @@ def _show(result: Mapping[str, Any]) -> None:
         for heading in ("class", "precision", "recall", "f1", "support"):
             table.add_column(heading, justify="left" if heading == "class" else "right")
         for name, row in classes.items():
-            table.add_row(name, f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{row['f1']:.3f}", str(row["support"]))
+            shares = [_number(row[score], 3) for score in ("precision", "recall", "f1")]
+            table.add_row(escape(name), *shares, str(row["support"]))
         console.print(table)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "unknown" if value is None else f"{value:.{digits}f}"

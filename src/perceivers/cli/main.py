@@ -2,13 +2,36 @@
 
 import os
 import sys
+import warnings
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from perceivers.cli import data, evaluate, init, plan, predict, presets, train
 
+
+class Commands(TyperGroup):
+    """The commands, with interrupts and closed pipes as this command line promises, whatever typer makes of them."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            print("interrupted.", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            # The reader of our output has gone (… | head): nothing to say, and nothing more may be written.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        return result
+
+
 app = typer.Typer(
     name="perceivers",
+    cls=Commands,
     help="Declare what goes in and what comes out; train, evaluate and predict with one Perceiver.",
     no_args_is_help=True,
     add_completion=False,
@@ -33,23 +56,31 @@ def options(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command. Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted. No traceback without --debug."""
+    """Run a command. Exit codes: 0 done, 1 failed, 2 bad usage, 130 or 143 stopped by Ctrl-C or SIGTERM.
+
+    No traceback without --debug.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     from perceivers.errors import PerceiversError
 
     debug = "--debug" in arguments
-    try:
-        code = app([a for a in arguments if a != "--debug"], prog_name="perceivers", standalone_mode=True)
-    except PerceiversError as error:
-        if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted.", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output has gone (… | head): nothing to say, and nothing more may be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    sys.exit(code or 0)
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        try:
+            app([a for a in arguments if a != "--debug"], prog_name="perceivers")
+        except (PerceiversError, OSError) as error:
+            if debug:
+                raise
+            print(f"error: {_told(error)}", file=sys.stderr)
+            sys.exit(1)
+
+
+def _warn(message: Warning | str, *details: Any) -> None:
+    """What a person needs of a warning: its words, not the line of code that gave it."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"'{error.filename}': {error.strerror}." if error.filename else f"{error.strerror}."
+    return str(error)

@@ -17,10 +17,12 @@ def predict(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Answer rows in the order given. A row that cannot be read becomes a row with an `error`."""
-    from perceivers.predictor import Predictor
+    from perceivers.predictor import Predictor, check_output
     from perceivers.predictor import predict as run
     from perceivers.training.reporter import Reporter
 
+    if out is not None:
+        check_output(out)
     reporter = Reporter(quiet)
     predictor = Predictor(model)
     if inputs == ["-"]:
@@ -36,12 +38,21 @@ def predict(
     for row in rows:
         count, failed = count + 1, failed + ("error" in row)
         if out is None:
-            print(json.dumps(row, ensure_ascii=False, allow_nan=False), flush=inputs == ["-"])
+            print(_line(row), flush=inputs == ["-"])
     reporter.close()
     if failed:
         reporter.note(f"{failed} of {count} rows could not be read; each has an error.")
     if out is not None:
         reporter.note(f"{count} rows: {out}")
+
+
+def _line(row: dict[str, Any]) -> str:
+    text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a file's name need not be Unicode
+        return json.dumps(row)
+    return text
 
 
 def _standard_input(predictor: Any, strict: bool) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """`evaluate`: a model directory and a split in, metrics.json and pictures out, with each input removed in turn."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,17 +37,21 @@ def evaluate(
     source: a named data set, table or folder, all of whose rows are scored; default: the recipe's data. split: which of
     the recipe's splits (default: the recipe's, usually test). Returns what metrics.json holds:
 
-        {"model", "split", "samples", "loss", "scores": {output: {metric: value}},
+        {"model", "split", "samples", "skipped", "loss", "scores": {output: {metric: value}},
          "classes": {output: {class: {precision, recall, f1, support}}},
          "without": {input: {output: {metric: value}}}}     only for models with several inputs
 
-    A confusion matrix is drawn for each category output. Raises `ModelError` or `DataError`.
+    `skipped` are rows left out as the recipe's `bad_rows: skip` says. A score that the data cannot tell, such as R² of
+    one sample, is None. A confusion matrix is drawn for each category output. Raises `ModelError`, `DataError`, or
+    `TrainingError` when `out` is something else than an earlier evaluation.
     """
     folder = find_model(Path(model))
     reporter = Reporter(quiet)
     loaded = load(folder)
     recipe = read_recipe(folder / RECIPE) if (folder / RECIPE).is_file() else None
-    samples = _split(loaded, recipe, folder, source, split, reporter)
+    samples, skipped = _split(loaded, recipe, folder, source, split, reporter)
+    target = Path(out) if out is not None else folder.parent / f"evaluation-{samples.name}"
+    _check_target(target)
     size = batch_size or (recipe.evaluation.batch_size if recipe else 256)
     whole = score(loaded, samples, size, advance=lambda d, t: reporter.advance("evaluating", d, t))
     without = _without_each(loaded, samples, size, reporter)
@@ -54,14 +59,16 @@ def evaluate(
         "model": folder.name if folder.name != "model" else f"{folder.resolve().parent.name}/model",
         "split": samples.name,
         "samples": len(samples),
-        "loss": whole.loss,
-        "scores": {name: dict(group) for name, group in whole.values.items()},
+        "skipped": skipped,
+        "loss": _known(whole.loss),
+        "scores": _plain(whole),
         "classes": {name: _per_class(loaded, name, counts) for name, counts in whole.confusion.items()},
         "without": without,
     }
-    target = Path(out) if out is not None else folder.parent / f"evaluation-{samples.name}"
     _write(target, result, whole, loaded)
     reporter.close()
+    if skipped:
+        reporter.note(f"{skipped} bad rows of the {samples.name} split were left out")
     reporter.note(f"scores and pictures: {target}")
     return result
 
@@ -78,7 +85,8 @@ def find_model(path: Path) -> Path:
 
 def _split(
     model: Model, recipe: Recipe | None, folder: Path, source: str | None, split: str | None, reporter: Reporter
-) -> Split:
+) -> tuple[Split, int]:
+    """The samples to score, and how many rows were left out."""
     if source is None and recipe is None:
         raise DataError(f"'{folder}' holds no recipe, so it is not known what to score it on; give a source (--data).")
     if source is not None:
@@ -93,7 +101,8 @@ def _split(
         raise DataError(f"there is no split '{name}'.{near_miss(name, tables)} Splits: {', '.join(tables)}.")
     reader = Reader(model.spec.inputs, model.spec.outputs, settings.columns)
     reader.check_columns(tables[name])
-    return read_split(name, tables[name], reader, settings, reporter.advance)
+    samples = read_split(name, tables[name], reader, settings, reporter.advance)
+    return samples, len(tables[name]) - len(samples)
 
 
 def _is_table(path: Path) -> bool:
@@ -113,8 +122,17 @@ def _without_each(model: Model, samples: Split, batch_size: int, reporter: Repor
     for name in sorted(model.spec.inputs):
         label = f"evaluating without {name}"
         scores = score(model, samples, batch_size, [name], lambda d, t, label=label: reporter.advance(label, d, t))
-        found[name] = {output: dict(group) for output, group in scores.values.items()}
+        found[name] = _plain(scores)
     return found
+
+
+def _plain(scores: Scores) -> dict[str, dict[str, float | None]]:
+    return {output: {name: _known(value) for name, value in group.items()} for output, group in scores.values.items()}
+
+
+def _known(value: float) -> float | None:
+    """JSON has no word for NaN and infinity."""
+    return value if math.isfinite(value) else None
 
 
 def _per_class(model: Model, name: str, counts: list[list[int]]) -> dict[str, dict[str, float]]:
@@ -132,12 +150,18 @@ def _per_class(model: Model, name: str, counts: list[list[int]]) -> dict[str, di
     return table
 
 
-def _write(target: Path, result: Mapping[str, Any], scores: Scores, model: Model) -> None:
-    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / METRICS).is_file())):
+def _check_target(target: Path) -> None:
+    """An earlier evaluation is replaced; a folder with anything else in it is not ours to replace."""
+    names = [p.name for p in target.iterdir() if not p.name.startswith(".")] if target.is_dir() else []
+    foreign = [n for n in names if n != METRICS and not (n.startswith("confusion-") and n.endswith(".png"))]
+    if (target.exists() and not target.is_dir()) or foreign or (names and METRICS not in names):
         raise TrainingError(f"'{target}' exists and is not an evaluation; give another folder by --out (out=…).")
+
+
+def _write(target: Path, result: Mapping[str, Any], scores: Scores, model: Model) -> None:
     try:
         with replace_folder(target) as folder:
-            text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+            text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
             (folder / METRICS).write_text(text, encoding="utf-8")
             for name, counts in scores.confusion.items():
                 output = model.spec.outputs[name]
