@@ -1,0 +1,74 @@
+"""`perceivers presets`: published models, as a list or one in full."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from perceivers.models.presets import Preset
+
+MOST_CLASSES = 20  # longer lists of class names are left out of the printed spec
+
+
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Show all of this one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """List the presets, or show one: paper, table, parameters, result and spec."""
+    from perceivers.models.presets import PRESETS, preset
+
+    if name is None and as_json:
+        print(json.dumps([_facts(each) for each in PRESETS.values()], indent=1, ensure_ascii=False))
+    elif name is None:
+        _list(list(PRESETS.values()))
+    elif as_json:
+        print(json.dumps({**_facts(preset(name)), "spec": preset(name).spec}, indent=1, ensure_ascii=False))
+    else:
+        _show(preset(name))
+
+
+def _facts(preset: "Preset") -> dict[str, Any]:
+    """All that is known of a preset but its spec."""
+    return {field.name: getattr(preset, field.name) for field in fields(preset) if field.name != "spec"}
+
+
+def _list(all_presets: "list[Preset]") -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Column, Table
+
+    listing = Table(
+        Column("name", no_wrap=True), Column("parameters", no_wrap=True, justify="right"), "paper", "result"
+    )
+    for preset in all_presets:
+        # "Title: subtitle, arXiv 2103.03206": the list has room for the number only.
+        paper = preset.paper.rpartition(", ")[2]
+        listing.add_row(*map(escape, (preset.name, f"{preset.parameters:,}", paper, preset.result)))
+    Console().print(listing)
+    print("All of one: perceivers presets NAME. What it costs: perceivers plan NAME.")
+
+
+def _show(preset: "Preset") -> None:
+    import yaml
+
+    for fact, value in _facts(preset).items():
+        print(f"{fact}: {value:,}" if isinstance(value, int) else f"{fact}: {value}")
+    print("\n# As the `model` of a recipe:")
+    # Through JSON, so that tuples are lists and nothing stands as a YAML alias.
+    spec = {"model": _without_long_classes(json.loads(json.dumps(preset.spec)))}
+    print(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100), end="")
+    for name, output in preset.spec["outputs"].items():
+        names = output.get("classes") or []
+        if len(names) > MOST_CLASSES:
+            print(f"# outputs.{name}.classes: {len(names):,} names, {names[0]} … {names[-1]}; --json prints them all.")
+
+
+def _without_long_classes(spec: Mapping[str, Any]) -> dict[str, Any]:
+    outputs = {
+        name: {key: value for key, value in output.items() if key != "classes" or len(value) <= MOST_CLASSES}
+        for name, output in spec["outputs"].items()
+    }
+    return {**spec, "outputs": outputs}

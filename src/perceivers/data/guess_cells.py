@@ -1,0 +1,132 @@
+"""Guesses about columns of images and series, which need a look into files, bytes or lists."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from perceivers.data.image_header import image_header
+from perceivers.errors import DataError
+
+SAMPLE = 50  # cells whose files are opened
+MOST_CHANNELS = 16  # a 2-D list or array with at most so many columns is a series of channels, with more an image
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What a column holds. `kind`: an input kind, or `skip`; `why`: for people; `facts`: what the kind's settings need.
+
+    image: size (h, w), channels, one_size. series: channels, rate (None: irregular), seconds. text: length.
+    """
+
+    kind: Literal["image", "series", "number", "category", "text", "skip"]
+    why: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def spread(cells: Sequence[Any], count: int = SAMPLE) -> list[Any]:
+    """Up to `count` cells, evenly spread."""
+    return [cells[i] for i in np.linspace(0, len(cells) - 1, min(count, len(cells))).round().astype(int)]
+
+
+def image_guess(cells: Sequence[Any], base: Path | None) -> Guess:
+    """Paths, bytes or mappings as images: the headers of up to `SAMPLE` are read."""
+    headers, faults = [], []
+    for cell in spread(cells):
+        try:
+            headers.append(image_header(_resolved(cell, base)))
+        except DataError as error:
+            faults.append(f"{cell}: {error}" if isinstance(cell, str) else str(error))
+    if not headers:
+        return Guess("skip", f"looks like images, but none of {len(faults)} could be opened (first: {faults[0]})")
+    opened = f"opened {len(headers)} of {len(cells):,}"
+    failed = f"; {len(faults)} more could not be opened (first: {faults[0]})" if faults else ""
+    return _image_of(headers, opened, failed)
+
+
+def array_guess(cells: Sequence[Any], base: Path | None) -> Guess:
+    """Arrays, lists, JSON lists, paths of .npy and .csv files, or mappings with `values`, as series or images."""
+    are_files = isinstance(cells[0], str) and not cells[0].lstrip().startswith("[")
+    looked = spread(cells) if are_files else cells
+    times, rate = _clock(looked)
+    arrays = [array for cell in looked if (array := _array(cell, base)) is not None]
+    if len(arrays) * 5 < len(looked) * 4:
+        return Guess("skip", f"{len(looked) - len(arrays):,} of {len(looked):,} cells are no rectangle of numbers")
+    opened = f"opened {len(arrays)} of {len(cells):,}" if are_files else f"{len(arrays):,} arrays"
+    first = arrays[0]
+    if first.ndim == 3 or (first.ndim == 2 and (first.dtype == np.uint8 or first.shape[1] > MOST_CHANNELS)):
+        if isinstance(cells[0], str):
+            return Guess(
+                "skip", f"{opened}: shape {first.shape}, too many axes for a series; save images as PNG or TIFF"
+            )
+        return _image_of([(*a.shape[:2], a.shape[2] if a.ndim == 3 else 1) for a in arrays], opened, "")
+    channels = {array.shape[1] if array.ndim == 2 else 1 for array in arrays}
+    if len(channels) > 1 or first.ndim not in (1, 2):
+        return Guess("skip", f"{opened}: neither series of one channel count nor images")
+    lengths = sorted({len(array) for array in arrays})
+    steps = f"{lengths[0]:,}" if len(lengths) == 1 else f"{lengths[0]:,} to {lengths[-1]:,}"
+    why = f"{opened}: {steps} time steps, {min(channels)} channel{'s' if min(channels) > 1 else ''}"
+    seconds = times if times is not None else max(lengths[-1], 1) / (rate or 1.0)
+    known = {"rate": None} if times is not None else {"rate": rate or 1.0, "guessed_rate": rate is None}
+    return Guess("series", why, {"channels": min(channels), "seconds": seconds, **known})
+
+
+def looks_like_array(cell: str, base: Path | None) -> bool:
+    """Whether text is a JSON list of numbers, or the path of a .npy file or of a .csv or .txt file that is there."""
+    if cell.lstrip().startswith("["):
+        return _array(cell, base) is not None
+    ending = cell.lower()
+    return ending.endswith(".npy") or (ending.endswith((".csv", ".txt")) and Path(_resolved(cell, base)).is_file())
+
+
+def _image_of(shapes: Sequence[tuple[int, int, int]], opened: str, failed: str) -> Guess:
+    """One image input for images of these heights, widths and channels."""
+    heights, widths, channels = (sorted(values) for values in zip(*shapes, strict=True))
+    one_size = len({shape[:2] for shape in shapes}) == 1
+    counts = set(channels)
+    # Grey images become colour ones by themselves; nothing else is converted.
+    wanted = 3 if counts == {1, 3} else max(sorted(counts), key=channels.count)
+    size = (heights[len(heights) // 2], widths[len(widths) // 2])
+    extent = f"{heights[0]}×{widths[0]}" + ("" if one_size else f" to {heights[-1]}×{widths[-1]}")
+    mixed = "" if counts <= {1, 3} or len(counts) == 1 else f"; others have {sorted(counts - {wanted})}: repair them"
+    why = f"{opened}: {extent} pixels, {wanted} channel{'s' if wanted > 1 else ''}{mixed}{failed}"
+    return Guess("image", why, {"size": size, "channels": wanted, "one_size": one_size})
+
+
+def _clock(cells: Sequence[Any]) -> tuple[float | None, float | None]:
+    """The latest time in mappings that have `times`, and the rate in mappings that have one."""
+    mappings = [cell for cell in cells if isinstance(cell, Mapping)]
+    times = [np.max(cell["times"]) for cell in mappings if cell.get("times") is not None and len(cell["times"])]
+    rates = [float(cell["rate"]) for cell in mappings if cell.get("rate")]
+    return (float(max(times)) if times else None), (rates[0] if rates else None)
+
+
+def _array(cell: Any, base: Path | None) -> np.ndarray | None:
+    """The numbers in a cell, or None when it holds none."""
+    try:
+        if isinstance(cell, Mapping):
+            cell = cell.get("values")
+        if isinstance(cell, str):
+            cell = json.loads(cell) if cell.lstrip().startswith("[") else _load(Path(_resolved(cell, base)))
+        array = cell if isinstance(cell, np.ndarray) else np.asarray(cell, dtype=np.float64)
+    except (TypeError, ValueError, OSError, EOFError):
+        return None
+    return array if array.dtype.kind in "uif" and array.ndim in (1, 2, 3) and array.size else None
+
+
+def _load(path: Path) -> np.ndarray:
+    if path.suffix.lower() == ".npy":
+        return np.load(path, allow_pickle=False)
+    return np.genfromtxt(path, delimiter=",", dtype=np.float64)
+
+
+def _resolved(cell: Any, base: Path | None) -> Any:
+    """Paths in cells are relative to the table."""
+    if isinstance(cell, str) and base is not None:
+        return str(base / cell)
+    if isinstance(cell, Mapping) and isinstance(cell.get("path"), str) and base is not None:
+        return {**cell, "path": str(base / cell["path"])}
+    return cell
