@@ -46,7 +46,7 @@ class Predictor:
 
     def answers(self, samples: Sequence[Mapping[str, Any]], strict: bool = False) -> list[dict[str, Any]]:
         """One answer a sample, in order. A sample that cannot be read is `{"error": …}`, or raises when `strict`."""
-        readers = (lambda n=n, s=s: self._parsed(s, f"sample {n}, ") for n, s in enumerate(samples, start=1))
+        readers = (lambda n=n, s=s: self._parsed(s, f"sample {n}") for n, s in enumerate(samples, start=1))
         return list(self._answer(readers, strict))
 
     def table(self, table: Table, strict: bool = False, advance: Advance | None = None) -> list[dict[str, Any]]:
@@ -75,19 +75,20 @@ class Predictor:
         return kinds
 
     def _parsed(self, sample: Mapping[str, Any], place: str = "") -> Row:
+        head, inner = (f"{place}: ", f"{place}, ") if place else ("", "")
         if not isinstance(sample, Mapping):
-            raise DataError(f"{place}got {type(sample).__name__}, wanted a mapping: input name → value.")
+            raise DataError(f"{head}got {type(sample).__name__}, wanted a mapping: input name → value.")
         for name in sample:
             if name not in self.model.spec.inputs:
-                raise DataError(f"{place}{unknown('input', name, self.model.spec.inputs)}")
+                raise DataError(f"{head}{unknown('input', name, self.model.spec.inputs)}")
         parsed = {}
         for name, kind in self.model.spec.inputs.items():
             try:
                 parsed[name] = None if sample.get(name) is None else kind.parse(sample[name])
             except DataError as error:
-                raise DataError(f"{place}input '{name}': {error}") from None
+                raise DataError(f"{inner}input '{name}': {error}") from None
         if all(_is_empty(part) for part in parsed.values()):
-            raise DataError(f"{place}{NOTHING}")
+            raise DataError(f"{head}{NOTHING}")
         return Row(parsed, {})
 
     def _row(self, reader: Reader, table: Table, index: int) -> Row:
@@ -207,4 +208,4 @@ def _columns(folder: Path) -> Mapping[str, str]:
         recipe = read_yaml(path.read_text(encoding="utf-8"), str(path))
         return parse_settings(DataSettings, recipe["data"], f"{path}, data").columns
     except (SpecError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ModelError(f"'{path}' is damaged ({error}); remove it to predict without its column mapping.") from None
+        raise ModelError(f"'{path}' is damaged; remove it to predict without its column mapping: {error}") from None
