@@ -1,5 +1,6 @@
 """Batches as a pure function of (seed, step): the same for any number of workers, and after any resume."""
 
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -156,8 +157,21 @@ def collate(rows: Sequence[Row], inputs: Mapping[str, InputSettings], outputs: M
 
 def training_loader(batches: Batches, order: Order, workers: int) -> DataLoader[Batch]:
     """Batches in the order of `order`, prepared by `workers` processes (0: this one)."""
-    # A generator of its own: the loader draws a seed for its workers, and must not take it from the run's random state.
-    return DataLoader(batches, sampler=order, batch_size=None, num_workers=workers, generator=torch.Generator())
+    return DataLoader(
+        batches,
+        sampler=order,
+        batch_size=None,
+        num_workers=workers,
+        worker_init_fn=_leave_signals,
+        # Of its own: the loader draws a seed for its workers, and must not take it from the run's random state.
+        generator=torch.Generator(),
+    )
+
+
+def _leave_signals(worker: int) -> None:
+    """Terminals and schedulers signal every process of a run; the first one ends its step, saves, and ends these."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def evaluation_batches(split: Split, batch_size: int) -> Iterator[Batch]:

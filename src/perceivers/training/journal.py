@@ -53,7 +53,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             lines.append({"step": int(line["step"]), "group": str(line["group"]), **line})
         except (ValueError, TypeError, KeyError):
             raise TrainingError(
-                f"{path}, line {number}: this is not a line of a run's metrics. Take the line out, or move the file away."
+                f"{path}, line {number}: this is not a line of a run's metrics. "
+                "Take the line out, or move the file away."
             ) from None
     return lines
 

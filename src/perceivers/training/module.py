@@ -127,9 +127,13 @@ class Training(pl.LightningModule):
         settings = self.recipe.training
         last = self.done == self.steps
         looked = self.done % self.evaluate_every == 0 or last
+        saved = looked or self.done % (settings.save_every or self.evaluate_every) == 0 or self.stopped_by
+        if saved and not all(bool(tensor.isfinite().all()) for tensor in self.model.state_dict().values()):
+            raise self._not_finite("a weight is not finite", self.done)
         if looked:
             self._look()
-        if looked or self.done % (settings.save_every or self.evaluate_every) == 0 or self.stopped_by:
+        # Once more, since early stopping is decided, and signals come, while looking.
+        if saved or self.stopped_by:
             self.save_checkpoint()
         if self.stopped_by is not None:
             self.trainer.should_stop = True
@@ -223,11 +227,11 @@ class Training(pl.LightningModule):
         self.stopped_by = signal.Signals(number).name
         self.reporter.note(f"{self.stopped_by}: finishing this step and saving; once more to stop at once.")
 
-    def _not_finite(self, what: str) -> TrainingError:
+    def _not_finite(self, what: str, step: int | None = None) -> TrainingError:
         last = max((self.run / "checkpoints").glob("checkpoint-*"), default=None)
         kept = f"The last good checkpoint is {last}." if last else "No checkpoint had been written yet."
         return TrainingError(
-            f"step {self.done + 1}: {what}; training stops before it reaches the weights. {kept} "
+            f"step {self.done + 1 if step is None else step}: {what}; training stops before it is saved. {kept} "
             "Try a smaller training.lr, a longer warm-up, or look for extreme values in the data."
         )
 

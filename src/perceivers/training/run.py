@@ -142,7 +142,7 @@ def _check_same(stored: Recipe, given: Recipe, run: Path) -> None:
 
 def _check_same_data(state: Mapping[str, Any], recipe: Recipe, samples: int, run: Path) -> None:
     spec = as_spec(state["spec"])
-    changed = [place for place, _, _ in _differences(spec.model_dump(), recipe.model.model_dump())]
+    changed = [place for place, _, _ in _differences(spec.model_dump(), recipe.model.model_dump(), "model")]
     if state["samples"] != samples:
         changed.append(f"{state['samples']:,} training samples → {samples:,}")
     if changed:
@@ -226,7 +226,9 @@ def _fit(
     if settings.patience is not None and training.validation is None:
         raise TrainingError("training.patience needs a validation split to look at; leave it out, or give one.")
     if training.done >= steps:
-        raise TrainingError(f"'{run}' is complete: {training.done} of {steps} steps. Raise training.epochs to go on.")
+        raise TrainingError(
+            f"'{run}' is complete: {training.done} of {steps} steps. Raise training.epochs or steps to go on."
+        )
     batches = Batches(split, Augmenter(prepared.inputs, settings.augment, settings.seed), settings.mix)
     rng.seed_everything(settings.seed)
     with _quiet_engine():
