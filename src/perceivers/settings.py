@@ -14,7 +14,8 @@ SettingsType = TypeVar("SettingsType", bound="Settings")
 class Settings(BaseModel):
     """Numbers and names only; unknown keys are errors; JSON both ways exactly. Never runs code."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # The text below each field goes into the JSON Schema, where editors show it.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     def with_changes(self, **changes: Any) -> Self:
         """A validated copy with the named fields changed."""

@@ -75,10 +75,6 @@ def show(
             typer.echo(f"{line.replace('_', ' ')}: {getattr(data, line)}")
     else:
         tables, stem = _own_tables(what), Path(what).stem or "table"
-        if label != "label":
-            next(iter(tables.values())).column(
-                label
-            )  # a column that was asked for must be there; the default may not be
     if label != "label":
         next(iter(tables.values())).column(label)  # a column that was asked for must be there; the default may not be
     _print_columns(next(iter(tables.values())))

@@ -56,19 +56,32 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _standard_input(predictor: Any, strict: bool) -> Iterator[dict[str, Any]]:
-    """One answer a line, as soon as a batch of lines is there. The lines are objects: input name → value."""
+    """One answer a line, as soon as the line is there. The lines are objects: input name → value."""
     from perceivers.errors import DataError
 
     for number, line in enumerate(sys.stdin.buffer, start=1):
         if not line.strip():
             continue
         try:
-            sample = json.loads(line)
-            if not isinstance(sample, dict):
-                raise DataError("a line must be a JSON object: input name → value.")
-            answer = predictor(sample)
-        except (UnicodeDecodeError, json.JSONDecodeError, DataError) as error:
+            answer = predictor(_sample(line))
+        except DataError as error:
             if strict:
                 raise DataError(f"standard input, line {number}: {error}") from None
             answer = {"error": f"standard input, line {number}: {error}"}
         yield {"row": number, **answer}
+
+
+def _sample(line: bytes) -> dict[str, Any]:
+    from perceivers.errors import DataError
+
+    try:
+        sample = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"this is not UTF-8: byte {error.start} is 0x{line[error.start]:02x}.") from None
+    except RecursionError:
+        raise DataError("this is not JSON: it is nested too deep.") from None
+    except ValueError as error:
+        raise DataError(f"this is not JSON: {error}.") from None
+    if not isinstance(sample, dict):
+        raise DataError("a line must be a JSON object: input name → value.")
+    return sample

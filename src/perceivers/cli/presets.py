@@ -52,14 +52,14 @@ def _list(all_presets: "list[Preset]") -> None:
 
 
 def _show(preset: "Preset") -> None:
-    import yaml
+    from perceivers.plain_yaml import yaml_text
 
     for fact, value in _facts(preset).items():
         print(f"{fact}: {value:,}" if isinstance(value, int) else f"{fact}: {value}")
     print("\n# As the `model` of a recipe:")
     # Through JSON, so that tuples are lists and nothing stands as a YAML alias.
     spec = {"model": _without_long_classes(json.loads(json.dumps(preset.spec)))}
-    print(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100), end="")
+    print(yaml_text(spec), end="")
     for name, output in preset.spec["outputs"].items():
         names = output.get("classes") or []
         if len(names) > MOST_CLASSES:

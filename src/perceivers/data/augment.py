@@ -67,7 +67,6 @@ class ImageAugmentation(Settings):
     """What is done to a training image, in this order; the default is nothing."""
 
     kind: Literal["image"] = "image"
-    kind: Literal["image"] = "image"
     crop: Annotated[NoCrop | PadCrop | InceptionCrop, Field(discriminator="kind")] = NoCrop()
     flip: Probability = 0.0
     """Probability of a left-right flip."""
@@ -80,7 +79,6 @@ class ImageAugmentation(Settings):
 class SeriesAugmentation(Settings):
     """What is done to a training series; the default is nothing."""
 
-    kind: Literal["series"] = "series"
     kind: Literal["series"] = "series"
     jitter: NonNegativeFloat = 0.0
     """Standard deviation of the normal noise on each value, as a share of the channel's own in this sample."""

@@ -109,7 +109,8 @@ def _pixels(image: Any, channels: int, what: str) -> np.ndarray:
         image = _without_alpha(image, what)
     if channels == 3 and image.mode == "L":
         image = image.convert("RGB")
-    return np.asarray(image)
+    # A copy: Pillow lends a read-only view, and what reads the pixels next may be torch, which wants to write.
+    return np.array(image)
 
 
 def _without_alpha(image: Any, what: str) -> Any:

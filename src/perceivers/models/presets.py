@@ -10,6 +10,9 @@ from perceivers.models.spec import Spec, as_spec
 P1 = "Perceiver: General Perception with Iterative Attention, arXiv 2103.03206"
 P2 = "Perceiver IO: A General Architecture for Structured Inputs & Outputs, arXiv 2107.14795"
 
+UNRELEASED = "weights were never released"
+RELEASED = "weights by DeepMind, CC BY 4.0; not part of perceivers"
+
 # ImageNet statistics of the official preprocessing, in units of 0–255.
 _IMAGENET: dict[str, Any] = {
     "kind": "image",
@@ -26,7 +29,7 @@ _TOWER = {"blocks": 8, "layers": 6, "block_sharing": "all", "cross": {"heads": 1
 
 @dataclass(frozen=True)
 class Preset:
-    """A published model. `parameters` is exact and tested; `result` is the paper's."""
+    """A published model. `parameters` is exact and tested; `result` is the paper's; `licence` is that of its weights."""
 
     name: str
     spec: Mapping[str, Any]
@@ -34,6 +37,7 @@ class Preset:
     paper: str
     table: str
     result: str
+    licence: str
 
     def build_spec(self) -> Spec:
         """The spec, validated."""
@@ -72,6 +76,7 @@ PRESETS: dict[str, Preset] = {
             P1,
             "Table 1 and §4.1; eight cross-attends, the last seven sharing weights",
             "ImageNet top-1 78.0, 707.2 GFLOPs",
+            UNRELEASED,
         ),
         Preset(
             "perceiver-imagenet-fourier-1x",
@@ -80,6 +85,7 @@ PRESETS: dict[str, Preset] = {
             P1,
             "§4.1 ablations; a single cross-attend",
             "ImageNet top-1 76.7, 404.3 GFLOPs",
+            UNRELEASED,
         ),
         Preset(
             "perceiver-io-imagenet-fourier",
@@ -88,6 +94,7 @@ PRESETS: dict[str, Preset] = {
             P2,
             "Table 7, 2D Fourier features; released checkpoint",
             "ImageNet top-1 79.0, 407 GFLOPs",
+            RELEASED,
         ),
         Preset(
             "perceiver-io-imagenet-learned",
@@ -95,7 +102,8 @@ PRESETS: dict[str, Preset] = {
             62_255_848,
             P2,
             "Table 7, learned positions; released checkpoint",
-            "ImageNet top-1 72.7, 407 GFLOPs",
+            "ImageNet top-1 72.7; the paper prints 407 GFLOPs, which is the Fourier model's: it has 478",
+            RELEASED,
         ),
         Preset(
             "perceiver-io-imagenet-conv",
@@ -104,6 +112,7 @@ PRESETS: dict[str, Preset] = {
             P2,
             "Table 7, 2D convolutional preprocessing; released checkpoint",
             "ImageNet top-1 82.1, 369 GFLOPs",
+            RELEASED,
         ),
     )
 }
