@@ -1,6 +1,7 @@
 """Attention: the plain twin by its definition, the fast path by the plain twin, and rows with nothing to read."""
 
 import math
+import sys
 from typing import NamedTuple
 
 import pytest
@@ -89,6 +90,21 @@ def test_a_row_with_nothing_to_read_gives_zeros_and_sends_no_gradient(path, case
     read[0, 0].sum().backward()
     for leaf in leaves:
         assert torch.equal(leaf.grad, torch.zeros_like(leaf)), "neither NaN nor a gradient"
+
+
+def test_no_kernel_is_handed_a_row_with_nothing_to_read(monkeypatch):
+    """Kernels differ there: some give zeros, some NaN."""
+    seen = []
+
+    def kernel(q, k, v, attn_mask=None):
+        seen.append(attn_mask)
+        return torch.zeros(*q.shape[:-1], v.shape[-1])
+
+    monkeypatch.setattr(sys.modules[attend.__module__], "scaled_dot_product_attention", kernel)
+    mask = torch.tensor([[[True, False, True], [False] * 3]])
+    attend(torch.zeros(1, 2, 4), torch.zeros(1, 3, 4), torch.zeros(1, 3, 4), 2, mask)
+    assert seen[0].any(-1).all()
+    assert torch.equal(seen[0][0, 0, 0], mask[0, 0])
 
 
 @pytest.mark.parametrize("path", [attend, attend_plain])

@@ -107,6 +107,13 @@ def test_irregular_times_become_positions():
     torch.testing.assert_close(lifted.position[0], wanted)
 
 
+def test_masked_events_leave_nothing_infinite_behind():
+    module = IRREGULAR.with_changes(mean=(1.0,), std=(2.0,)).build()
+    nan = torch.full((1, 3, 1), float("nan"))
+    lifted = module(Elements(nan, coords=nan, mask=torch.zeros(1, 3, dtype=torch.bool)))
+    assert lifted.joined().isfinite().all()
+
+
 def test_irregular_positions_keep_their_precision_in_bfloat16():
     module = IRREGULAR.with_changes(mean=(0.0,), std=(1.0,)).build().bfloat16()
     coords = torch.tensor([[[3.999]]])
