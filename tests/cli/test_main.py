@@ -1,0 +1,352 @@
+"""The command line as people and scripts meet it: exit codes, what goes to which stream, and no traceback."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
+import pytest
+import toys
+
+from perceivers.cli.main import app, main
+from perceivers.errors import DataError, SpecError
+from perceivers.predictor import Predictor
+
+PROGRAM = [sys.executable, "-c", "from perceivers.cli.main import main; main()"]
+
+
+class Done(NamedTuple):
+    """What a command left: its exit code, standard output and standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(capfd, monkeypatch, tmp_path):
+    """Run a command in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*arguments: Any, stdin: str | bytes = "") -> Done:
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+        with pytest.raises(SystemExit) as done:
+            main([str(argument) for argument in arguments])
+        said = capfd.readouterr()
+        return Done(int(done.value.code or 0), said.out, said.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(trained) -> Path:
+    return trained / "run"
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+
+
+class TestExitCodes:
+    def test_help(self, call):
+        for arguments in (["--help"], ["train", "--help"], ["data", "--help"], ["data", "list", "--help"]):
+            done = call(*arguments)
+            assert (done.code, done.err) == (0, "")
+            assert "Usage: perceivers" in done.out
+        for command in ("init", "train", "evaluate", "predict", "data", "plan", "presets"):
+            assert f"\n  {command} " in call("--help").out
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["trian"], "No such command 'trian'"),
+            (["train"], "Missing argument 'RECIPE'"),
+            (["train", "a.yaml", "--resum"], "No such option: --resum"),
+            (["train", "a.yaml", "--out"], "Option '--out' requires an argument"),
+            (["predict", "model"], "Missing argument 'INPUTS"),
+            (["evaluate"], "Missing argument 'MODEL'"),
+        ],
+    )
+    def test_bad_usage_is_two(self, call, arguments, said):
+        done = call(*arguments)
+        assert done.code == 2
+        assert said.lower() in done.err.lower()
+        assert done.out == ""
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["train", "a.yaml"], "error: there is no recipe 'a.yaml'."),
+            (["evaluate", "runs/a"], "error: there is no model directory or run folder 'runs/a'."),
+            (["predict", "runs/a", "b.csv"], "error: there is no model directory 'runs/a'."),
+            (["predict", "runs/a", "b.csv", "--out", "c.xlsx"], "error: unknown ending of an output file '.xlsx'."),
+            (["data", "fetch", "digit"], "error: unknown data set 'digit'. Did you mean 'digits'?"),
+        ],
+    )
+    def test_a_users_mistake_is_one_and_no_traceback(self, call, arguments, said):
+        done = call(*arguments)
+        assert done.code == 1
+        assert done.err.startswith(said)
+        assert "Traceback" not in done.err
+        assert done.out == ""
+
+    @pytest.mark.parametrize("arguments", [["--debug", "train", "a.yaml"], ["train", "a.yaml", "--debug"]])
+    def test_debug_lets_it_through(self, arguments):
+        with pytest.raises(SpecError):
+            main(arguments)
+
+    def test_debug_shows_the_traceback(self, tmp_path):
+        """In a process of its own, since it is Python that prints it."""
+        done = subprocess.run(
+            [*PROGRAM, "--debug", "train", "a.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith("Traceback (most recent call last):")
+        assert done.stderr.splitlines()[-1].endswith("SpecError: there is no recipe 'a.yaml'.")
+
+    def test_a_disk_that_fails_is_one(self, call, monkeypatch):
+        def fail(*arguments: Any) -> None:
+            raise OSError(28, "No space left on device", "somewhere")
+
+        monkeypatch.setattr("perceivers.training.recipe.read_yaml", fail)
+        Path("a.yaml").write_text("")
+        done = call("train", "a.yaml")
+        assert (done.code, done.err) == (1, "error: 'somewhere': No space left on device.\n")
+
+    def test_an_interrupt_is_130(self, call, monkeypatch):
+        def interrupt(*arguments: Any, **named: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("perceivers.training.evaluate.load", interrupt)
+        assert call("evaluate", ".") == (130, "", "interrupted.\n")
+
+    def test_warnings_are_words(self, call, monkeypatch):
+        def warn(*arguments: Any, **named: Any) -> None:
+            warnings.simplefilter("default")
+            warnings.warn("the gyroscope never went missing.", UserWarning, stacklevel=1)
+            raise DataError("and then")
+
+        monkeypatch.setattr("perceivers.training.evaluate.load", warn)
+        assert call("evaluate", ".") == (1, "", "warning: the gyroscope never went missing.\nerror: and then\n")
+
+    def test_a_programming_error_is_not_hidden(self, monkeypatch):
+        def fail(*arguments: Any, **named: Any) -> None:
+            raise AttributeError("ours")
+
+        monkeypatch.setattr("perceivers.training.evaluate.load", fail)
+        with pytest.raises(AttributeError, match="ours"):
+            main(["evaluate", "."])
+
+
+class TestTrain:
+    def test_from_a_recipe_to_a_model(self, call, tmp_path):
+        toys.write_people(tmp_path / "data")
+        recipe = toys.write_recipe(tmp_path / "data" / "toy.yaml")
+        done = call("train", recipe, "training.steps=2", "training.evaluate_every=1")
+        assert (done.code, done.out) == (0, "")
+        assert done.err.splitlines()[0] == "train: 24 samples"
+        assert done.err.splitlines()[-1].endswith("model: runs/toy/model")
+        assert set(Predictor("runs/toy")({"facts": {"age": 3, "height": 4}})) > {"label"}
+        again = call("train", recipe, "training.steps=2")
+        assert again.code == 1
+        assert again.err.startswith("error: 'runs/toy' exists. Go on with it by --resume")
+        longer = call("train", recipe, "training.steps=3", "training.evaluate_every=1", "--resume", "--quiet")
+        assert (longer.code, longer.out, longer.err) == (0, "", "")
+
+    def test_faults_of_a_recipe_are_listed(self, call):
+        toys.write_recipe(Path("toy.yaml"), toys.recipe(training__lrr=3, model__latents__cuont=4))
+        done = call("train", "toy.yaml")
+        assert done.code == 1
+        assert done.err.startswith("error: toy.yaml has 2 faults:\n")
+        assert "training.lrr: unknown key. Did you mean 'lr'?" in done.err
+        assert "model.latents.cuont: unknown key. Did you mean 'count'?" in done.err
+
+
+class TestEvaluate:
+    def test_a_table_for_people(self, call, run):
+        done = call("evaluate", run, "--out", "scores")
+        assert done.code == 0
+        for words in (
+            "run/model on test (12 samples)",
+            "without facts",
+            "without photo",
+            "label",
+            "accuracy",
+            *toys.CLASSES,
+        ):
+            assert words in done.out
+        assert done.err == "scores and pictures: scores\n"
+        assert Path("scores/metrics.json").is_file()
+
+    def test_json_for_programs(self, call, run):
+        done = call("evaluate", run, "--out", "scores", "--json", "--split", "validation")
+        assert (done.code, done.err) == (0, "")
+        assert json.loads(done.out) == json.loads(Path("scores/metrics.json").read_text())
+        assert json.loads(done.out)["split"] == "validation"
+
+    def test_another_table(self, call, run, tmp_path):
+        toys.write_people(tmp_path, toys.rows(count=5))
+        done = call("evaluate", run, "--data", "people.csv", "--out", "scores", "--json")
+        assert json.loads(done.out)["samples"] == 5
+
+    def test_names_are_not_markup(self, call, monkeypatch):
+        """A class may be called [bold] or [/], and a score may be unknown."""
+        row = {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "support": 4}
+        result = {
+            "model": "[red]m",
+            "split": "test",
+            "samples": 1,
+            "scores": {"label": {"accuracy": 0.5, "r2": None}},
+            "without": {},
+            "classes": {"label": {"[bold]": row, "[/]": row}},
+        }
+        monkeypatch.setattr("perceivers.training.evaluate.evaluate", lambda *a, **k: result)
+        done = call("evaluate", "x")
+        for words in ("[red]m on test", "[bold]", "[/]", "unknown", "0.5000", "0.333"):
+            assert words in done.out
+
+
+class TestPredict:
+    def test_a_table_to_json_lines(self, call, run, trained):
+        done = call("predict", run, trained / "people.csv")
+        assert done.code == 0
+        rows = lines(done.out)
+        assert [row["row"] for row in rows] == list(range(1, 49))
+        assert set(rows[0]) == {"row", "label", "label_probability", "label_probabilities"}
+        assert done.err == ""
+
+    @pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+    def test_to_a_file(self, call, run, trained, suffix):
+        done = call("predict", run, trained / "people.csv", "--out", f"answers.{suffix}")
+        assert (done.code, done.out) == (0, "")
+        assert done.err == f"48 rows: answers.{suffix}\n"
+        path = Path(f"answers.{suffix}")
+        count = (
+            len(pq.read_table(path)) if suffix == "parquet" else len(path.read_text().splitlines()) - (suffix == "csv")
+        )
+        assert count == 48
+
+    def test_files(self, call, run, trained):
+        done = call("predict", run, trained / "pictures/0.png", "gone.png")
+        first, second = lines(done.out)
+        assert first["file"] == str(trained / "pictures/0.png")
+        assert second["error"].startswith("files, row 2, column 'photo': image file 'gone.png' does not exist")
+        assert (done.code, done.err) == (0, "1 of 2 rows could not be read; each has an error.\n")
+
+    def test_bad_rows_are_counted_and_strict_stops(self, call, run, tmp_path):
+        rows = toys.rows(count=3)
+        rows[1]["age"] = "old"
+        toys.write_people(tmp_path, rows)
+        done = call("predict", run, "people.csv", "--out", "a.csv")
+        assert (done.code, done.err) == (0, "1 of 3 rows could not be read; each has an error.\n3 rows: a.csv\n")
+        strict = call("predict", run, "people.csv", "--out", "b.csv", "--strict")
+        assert strict.code == 1
+        assert strict.err == "error: people.csv, row 2: column 'age': 'old' is not a number.\n"
+        assert not Path("b.csv").exists()
+
+    def test_quiet(self, call, run):
+        done = call("predict", run, "gone.png", "--quiet")
+        assert (done.code, done.err, len(lines(done.out))) == (0, "", 1)
+
+    def test_a_file_whose_name_is_not_unicode(self, call, run):
+        name = os.fsdecode(b"caf\xe9.png")
+        toys.write_picture(Path(name), "dark", 0)
+        (row,) = lines(call("predict", run, name).out)
+        assert row["file"] == name
+        assert "label" in row
+
+
+class TestStandardInput:
+    GOOD = '{"facts": {"age": 30, "height": 170}}'
+
+    def test_one_answer_a_line(self, call, run):
+        text = f'{self.GOOD}\n\n{{"facts": [30, null]}}\r\n{self.GOOD}'
+        done = call("predict", run, "-", stdin=text)
+        assert done.code == 0
+        assert [row["row"] for row in lines(done.out)] == [1, 3, 4]
+        assert lines(done.out)[0]["label"] == lines(done.out)[2]["label"]
+
+    @pytest.mark.parametrize(
+        ("line", "said"),
+        [
+            (b"{", "standard input, line 2: this is not JSON: Expecting property name"),
+            (b"[1]", "standard input, line 2: a line must be a JSON object: input name → value."),
+            (b'{"fcats": 1}', "standard input, line 2: unknown input 'fcats'. Did you mean 'facts'?"),
+            (
+                b'{"facts": {"age": "old"}}',
+                "standard input, line 2: input 'facts': column 'age': 'old' is not a number.",
+            ),
+            (b'{"photo": "gone.png"}', "standard input, line 2: input 'photo': image file 'gone.png' does not exist"),
+            (b"{}", "standard input, line 2: every input is absent"),
+            (b'{"photo": "caf\xe9"}', "standard input, line 2: this is not UTF-8: byte 14 is 0xe9."),
+            (b"[" * 100_000, "standard input, line 2: this is not JSON: it is nested too deep."),
+        ],
+    )
+    def test_a_bad_line(self, call, run, line, said):
+        text = self.GOOD.encode() + b"\n" + line + b"\n" + self.GOOD.encode() + b"\n"
+        done = call("predict", run, "-", stdin=text)
+        rows = lines(done.out)
+        assert [row["row"] for row in rows] == [1, 2, 3]
+        assert rows[1]["error"].startswith(said)
+        assert ("label" in rows[0], "label" in rows[2]) == (True, True)
+        assert (done.code, done.err) == (0, "1 of 3 rows could not be read; each has an error.\n")
+        strict = call("predict", run, "-", "--strict", stdin=text)
+        assert strict.code == 1
+        assert strict.err.startswith(f"error: {said}")
+
+    def test_to_a_file(self, call, run):
+        done = call("predict", run, "-", "--out", "a.jsonl", stdin=f"{self.GOOD}\n{self.GOOD}\n")
+        assert (done.code, done.out, done.err) == (0, "", "2 rows: a.jsonl\n")
+        assert len(lines(Path("a.jsonl").read_text())) == 2
+
+    def test_nothing(self, call, run):
+        assert call("predict", run, "-").out == ""
+
+    def test_each_answer_comes_before_the_next_line(self, run):
+        """A conversation: whoever writes a line can wait for its answer. And a reader may go away: `| head`."""
+        with subprocess.Popen(
+            [*PROGRAM, "predict", str(run), "-"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as program:
+            assert program.stdin is not None
+            assert program.stdout is not None
+            assert program.stderr is not None
+            for number in (1, 2):
+                program.stdin.write(self.GOOD + "\n")
+                program.stdin.flush()
+                assert json.loads(program.stdout.readline())["row"] == number
+            program.stdout.close()
+            program.stdin.write(f"{self.GOOD}\n" * 10)
+            program.stdin.close()
+            said = program.stderr.read()
+        assert (program.returncode, said) == (0, "")
+
+
+def test_a_pipe_that_closes_under_a_long_answer(run, trained):
+    """`perceivers predict … | head -1` when all answers are there already."""
+    command = " ".join([*(f"'{part}'" for part in PROGRAM), "predict", str(run), str(trained / "people.csv")])
+    done = subprocess.run(
+        ["bash", "-c", f"{command} | head -1; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_a_model_directory_may_be_moved(call, run, trained, tmp_path):
+    shutil.copytree(run / "model", tmp_path / "elsewhere")
+    assert call("predict", "elsewhere", trained / "people.csv").out == call("predict", run, trained / "people.csv").out
+
+
+def test_every_command_has_a_line_of_help():
+    assert all((command.callback.__doc__ or "").strip() for command in app.registered_commands if command.callback)
