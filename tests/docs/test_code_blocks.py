@@ -4,7 +4,6 @@ Blocks of one page share their names and their folder, in order, so that a page 
 """
 
 import shlex
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from perceivers.training.recipe import read_recipe
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = ("train", "evaluate", "predict", "data", "presets", "plan", "init")
-SECONDS = 60  # for all blocks of a page; they take a few on an idle machine
 
 # Enough of a model to put beside a lone input or output.
 _INPUT = {"x": {"kind": "number", "columns": ["a"]}}
@@ -44,14 +42,12 @@ def test_the_code_of_a_page(page, tmp_path, monkeypatch, capsys):
         "yaml": check_yaml,
         "bash": run_commands,
     }
-    started = time.monotonic()
     for block in code(page):
         try:
             run[block.language](block)
         except BaseException as error:
             error.add_note(f"{page_name(page)}, the {block.language} block at line {block.line}")
             raise
-    assert time.monotonic() - started < SECONDS, "people wait for these tests; make the examples smaller"
 
 
 def check_yaml(block: Block) -> None:
