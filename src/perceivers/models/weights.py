@@ -76,10 +76,10 @@ def save(
                 (temporary / RECIPE).write_text(recipe, encoding="utf-8")
             files = {name: _entry(temporary / name) for name in CHECKED}
             (temporary / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=1) + "\n")
-    except OSError as error:
-        raise ModelError(
-            f"the model could not be written to '{folder}': {error.strerror}. Nothing was changed."
-        ) from None
+    except (OSError, SafetensorError) as error:
+        # safetensors reports a full disk as an error of its own.
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ModelError(f"the model could not be written to '{folder}': {reason}. Nothing was changed.") from None
     return folder
 
 
