@@ -52,7 +52,7 @@ class Elements:
 
     def keep(self, rows: Tensor) -> "Elements":
         """The same elements with every sample outside `rows` (B,) bool masked whole: that input is absent there."""
-        return replace(self, mask=self.present & rows[:, None])
+        return replace(self, mask=self.present & rows.to(self.values.device)[:, None])
 
 
 @dataclass(frozen=True)

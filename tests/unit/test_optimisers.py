@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from perceivers.errors import SpecError, TrainingError
+from perceivers.nn.stem import DebiasedBatchNorm
 from perceivers.settings import parse_settings
 from perceivers.training import optimisers
 from perceivers.training.optimisers import Lamb, OptimiserSettings, build_optimiser, split_decay
@@ -113,6 +114,7 @@ class Model(nn.Module):
         self.position = nn.Embedding(5, 8)
         self.norm = nn.LayerNorm(8)
         self.batch = nn.BatchNorm1d(8)
+        self.debiased = DebiasedBatchNorm(8)
         self.rms = nn.RMSNorm(8)
         self.attention = nn.MultiheadAttention(8, 2)
         self.head = nn.Linear(8, 5)
@@ -127,7 +129,8 @@ def test_decay_is_for_everything_but_biases_and_norms():
         "latents", "position.weight", "attention.in_proj_weight", "attention.out_proj.weight",
     ]  # fmt: skip
     assert [name for name, _ in no_decay] == [
-        "token_bias", "norm.weight", "norm.bias", "batch.weight", "batch.bias", "rms.weight",
+        "token_bias", "norm.weight", "norm.bias", "batch.weight", "batch.bias", "debiased.scale", "debiased.offset",
+        "rms.weight",
         "attention.in_proj_bias", "attention.out_proj.bias", "head.bias",
     ]  # fmt: skip
 

@@ -29,4 +29,4 @@ def drop_inputs(batch: Batch, probabilities: Mapping[str, float], seed: tuple[in
         name: batch.inputs[name] if kept[:, i].all() else batch.inputs[name].keep(torch.from_numpy(kept[:, i]))
         for i, name in enumerate(names)
     }
-    return Batch(inputs, batch.size, batch.targets).to(next(iter(batch.inputs.values())).values.device)
+    return Batch(inputs, batch.size, batch.targets)

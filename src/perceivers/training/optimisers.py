@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from perceivers.errors import TrainingError
+from perceivers.nn.stem import DebiasedBatchNorm
 from perceivers.settings import Settings
 
-_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _NormBase)  # _NormBase: batch and instance norms of any rank
+# _NormBase: torch's batch and instance norms of any rank.
+_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _NormBase, DebiasedBatchNorm)
 _PIECE = 2**16  # numbers
 
 
