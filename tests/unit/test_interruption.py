@@ -16,7 +16,7 @@ import torch
 import toys
 
 from perceivers.cli.main import main
-from perceivers.errors import DataError, TrainingError
+from perceivers.errors import DataError, PerceiversError, TrainingError
 from perceivers.training import module
 from perceivers.training.checkpoints import latest_checkpoint
 from perceivers.training.journal import read_lines
@@ -281,10 +281,10 @@ class TestResume:
 
     def test_a_complete_run(self, people, tmp_path):
         run(people, tmp_path / "run", training__steps=2)
-        before = {k: v for k, v in toys.tree(tmp_path / "run").items() if k != "recipe.yaml"}
+        before = toys.tree(tmp_path / "run")
         found = refused(people, tmp_path / "run", resume=True, training__steps=2)
         assert found == f"'{tmp_path / 'run'}' is complete: 2 of 2 steps. Raise training.epochs or steps to go on."
-        assert {k: v for k, v in toys.tree(tmp_path / "run").items() if k != "recipe.yaml"} == before
+        assert toys.tree(tmp_path / "run") == before
         assert run(people, tmp_path / "run", resume=True, training__steps=3).steps == 3
 
     def test_nothing_to_resume(self, people, tmp_path):
@@ -332,9 +332,22 @@ class TestFolder:
         (tmp_path / ".recipe.yaml.0123abcd.new").write_text("mod")
         assert run(people, tmp_path, training__steps=1).steps == 1
 
-    def test_a_fault_of_the_data_leaves_no_folder(self, people, tmp_path):
-        with pytest.raises(DataError):
-            run(people, tmp_path / "run", data__columns={"photo": "pictrue"})
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"data__columns": {"photo": "pictrue"}}, "no column 'pictrue'"),
+            ({"training__schedule": {"kind": "steps", "at": [500]}}, "the schedule's at is 500"),
+            ({"training__augment": {"photo": {"kind": "series"}}}, "does not fit its kind"),
+            ({"training__mix": {"mixup": 0.2}}, "need exactly one input"),
+            ({"training__accelerator": "gpu"}, "torch finds none here"),
+            ({"model__encoder__self_attend__heads": 3}, "heads"),
+        ],
+    )
+    def test_what_does_not_fit_leaves_no_folder(self, people, tmp_path, changes, said, monkeypatch):
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+        with pytest.raises(PerceiversError) as caught:
+            run(people, tmp_path / "run", **changes)
+        assert said in str(caught.value)
         assert not (tmp_path / "run").exists()
 
 

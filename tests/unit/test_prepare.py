@@ -358,6 +358,12 @@ class TestSources:
         settings = {"source": "deep/down/people.csv", "columns": {"photo": "picture"}, **BY_COLUMN}
         assert len(prepared(tmp_path, inputs, **settings).splits["train"]) == 24
 
+    def test_a_picture_whose_name_begins_like_a_list(self, tmp_path):
+        toys.write_picture(tmp_path / "[1].png", "dark", 1)
+        table(tmp_path, photo=["[1].png"] * 20)
+        inputs = {"photo": ImageInput(size=(4, 4), channels=1)}
+        assert len(prepared(tmp_path, inputs).splits["train"]) == 16
+
     def test_series_as_lists_and_as_files(self, tmp_path):
         np.save(tmp_path / "wave.npy", np.arange(6, dtype=np.float32))
         cells = ["[0, 1, 2, 3, 4, 5]", "wave.npy"] * 10

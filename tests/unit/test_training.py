@@ -149,6 +149,18 @@ class TestResult:
         made = as_recipe(toys.recipe(training__steps=9))
         assert train(made, "b", ["training.steps=1"], quiet=True, base=people).steps == 1
         assert losses(tmp_path / "runs/short") == losses(tmp_path / "runs/run") == losses(tmp_path / "b")
+        assert {path.name for path in tmp_path.iterdir()} == {"runs", "b"}, "the engine leaves nothing of its own"
+
+    def test_split_files_are_found_again_from_anywhere(self, people, tmp_path, monkeypatch):
+        for name in ("train", "test"):
+            part = [row for row in toys.rows() if row["split"] == name]
+            toys.write_csv(people / f"{name}.csv", part)
+        splits = {"kind": "files", "train": "train.csv", "test": "test.csv"}
+        monkeypatch.chdir(people)
+        data = toys.recipe(training__steps=1, data__source=None, data__splits=splits)
+        train(data, out=tmp_path / "run", quiet=True)
+        monkeypatch.chdir(tmp_path)
+        assert evaluate("run", quiet=True)["samples"] == 12
 
     def test_epochs_and_a_batch_larger_than_the_data(self, people, tmp_path):
         result = run(people, tmp_path / "run", training={"epochs": 3, "batch_size": 100, "lr": 1e-3})

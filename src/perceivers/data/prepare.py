@@ -17,6 +17,7 @@ from perceivers.data.splits import FileSplits, FractionSplits, split_table
 from perceivers.data.table import TEST, TRAIN, VALIDATION, Table
 from perceivers.errors import DataError, near_miss
 from perceivers.inputs import InputSettings, Sample
+from perceivers.inputs.series import SeriesInput
 from perceivers.outputs import OutputSettings
 
 # Faults listed in one message; the others are counted.
@@ -100,9 +101,9 @@ class Reader:
         return [self.columns[name]] if name in self.columns else kind.table_columns(name)
 
     def _resolved(self, table: Table, kind: InputSettings, cell: Any) -> Any:
-        """Paths in cells are relative to the table; inline JSON and text stay as they are."""
-        is_path = isinstance(cell, str) and kind.reads_files and not cell.lstrip().startswith("[")
-        if is_path and table.base is not None:
+        """Paths in cells are relative to the table; inline series and text stay as they are."""
+        inline = isinstance(kind, SeriesInput) and isinstance(cell, str) and cell.lstrip().startswith("[")
+        if isinstance(cell, str) and kind.reads_files and not inline and table.base is not None:
             return str(table.base / cell)
         if isinstance(cell, Mapping) and isinstance(cell.get("path"), str) and table.base is not None:
             return {**cell, "path": str(table.base / cell["path"])}

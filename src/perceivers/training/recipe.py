@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from perceivers.data.augment import ImageAugmentation, MixSettings, SeriesAugmentation
 from perceivers.data.settings import DataSettings
@@ -16,6 +16,8 @@ from perceivers.settings import Settings, parse_settings
 from perceivers.training.optimisers import OptimiserSettings
 from perceivers.training.schedules import Cosine, ScheduleSettings
 
+# Of a moment's running mean.
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Augmentation = Annotated[ImageAugmentation | SeriesAugmentation, Field(discriminator="kind")]
 
 
@@ -31,7 +33,8 @@ class TrainingSettings(Settings):
     """Peak learning rate."""
     weight_decay: float = Field(default=0.05, ge=0)
     """Not applied to biases and norms; applied to latents and positions [official ImageNet recipe]."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """Decay of the two moments."""
     eps: PositiveFloat | None = None
     """None: 1e-8 for adamw, 1e-6 for lamb."""
     schedule: ScheduleSettings = Cosine(warmup_steps=0.05)
@@ -53,7 +56,8 @@ class TrainingSettings(Settings):
     """Stop after this many looks without a better score; None: never."""
     log_every: PositiveInt = 10
     """Steps between lines of metrics.jsonl."""
-    seed: NonNegativeInt = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Of weights, order, augmentation and dropout."""
     threads: PositiveInt | None = None
     """CPU threads; None: as torch finds. Bit-identical resumption needs the same number."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"

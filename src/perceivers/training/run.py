@@ -26,6 +26,7 @@ from perceivers.training.card import model_card
 from perceivers.training.checkpoints import latest_checkpoint
 from perceivers.training.recipe import Recipe, as_recipe, read_recipe, recipe_text, with_overrides
 from perceivers.training.reporter import Reporter, clock
+from perceivers.training.schedules import lr_factor
 from perceivers.training.scoring import Scores
 
 # Settings that a resumed run may have changed: they say how long, where and how it is reported, not what was done.
@@ -66,6 +67,8 @@ def train(
     """
     started = time.monotonic()
     recipe, name, base = _recipe(recipe, overrides, base)
+    if recipe.training.accelerator == "gpu" and not torch.accelerator.is_available():
+        raise TrainingError("training.accelerator is gpu, but torch finds none here; set auto or cpu.")
     run = Path(out) if out is not None else Path("runs") / name
     reporter = Reporter(quiet)
     with _disk(run):
@@ -84,7 +87,6 @@ def train(
         _check_same_data(state, recipe, len(prepared.splits[TRAIN]), run)
         model.load_state_dict(state["model"])
     with _disk(run):
-        _begin_run(run, recipe)
         training = _fit(model, recipe, run, prepared, reporter, state)
     seconds = time.monotonic() - started
     best = training.history
@@ -230,6 +232,9 @@ def _fit(
             f"'{run}' is complete: {training.done} of {steps} steps. Raise training.epochs or steps to go on."
         )
     batches = Batches(split, Augmenter(prepared.inputs, settings.augment, settings.seed), settings.mix)
+    lr_factor(0, steps, settings.schedule)
+    # Whatever does not fit has been found by now; from here on there is a run folder.
+    _begin_run(run, recipe)
     rng.seed_everything(settings.seed)
     with _quiet_engine():
         trainer = pl.Trainer(
