@@ -82,7 +82,7 @@ def test_a_missing_or_empty_file(tmp_path):
     refused(IMAGE, tmp_path / "gone.png", f"'{tmp_path / 'gone.png'}' does not exist", "relative to the table")
     (tmp_path / "empty.png").touch()
     refused(IMAGE, tmp_path / "empty.png", "empty.png' is empty")
-    refused(IMAGE, tmp_path, str(tmp_path), "cannot be read", "directory")
+    refused(IMAGE, tmp_path, str(tmp_path), "is a folder; wanted a file")
     refused(IMAGE, b"", "is empty")
 
 
@@ -177,7 +177,7 @@ def test_damaged_bytes_are_an_image_or_one_error(data, changes, share):
         (np.zeros((6, 3)), ["6 time steps, but the input takes 5", "0.1 s at 50.0 Hz", "cut it, or raise seconds"]),
         ([[1, 2, 3], [4, 5]], ["not a rectangle of numbers"]),
         ([["a", "b", "c"]], ["not a rectangle of numbers"]),
-        (np.array([["a", "b", "c"]]), ["needs numbers; got <U1"]),
+        (np.array([["a", "b", "c"]]), ["the series is of type <U1; wanted numbers"]),
         ("[[1, 2, 3", ["not valid JSON"]),
         ("gone.npy", ["'gone.npy' does not exist", "relative to the table"]),
         ({"value": [1]}, ["needs 'values'; got value"]),
@@ -185,6 +185,10 @@ def test_damaged_bytes_are_an_image_or_one_error(data, changes, share):
         ({"values": np.zeros((5, 3)), "rate": "fast"}, ["'fast' is not a number"]),
         (None, ["shape (); wanted (time, 3)"]),
         (object(), ["not a rectangle of numbers"]),
+        ("[" * 100_000, ["nested too deep"]),
+        ('{"values":' * 100_000, ["nested too deep"]),
+        ([10**400, 1], ["not a rectangle of numbers"]),
+        (f"[{'1' * 5000}]", ["not valid JSON"]),
     ],
 )
 def test_regular_series(value, parts):
@@ -199,7 +203,9 @@ def test_regular_series(value, parts):
         ({"values": [1, 2], "times": [0, 3]}, ["between 0 and 2.0 s; got 0.0 to 3.0"]),
         ({"values": [1, 2], "times": [-1, 0]}, ["between 0 and 2.0 s; got -1.0 to 0.0"]),
         ({"values": [1, 2], "times": [0, float("nan")]}, ["between 0 and 2.0 s"]),
-        ({"values": [1, 2], "times": ["now", "then"]}, ["not a rectangle of numbers"]),
+        ({"values": [1, 2], "times": ["now", "then"]}, ["the times are not a rectangle of numbers"]),
+        ({"values": [1, 2], "times": np.array(["now", "then"])}, ["the times are of type <U4; wanted numbers"]),
+        ({"values": [1, 2], "times": np.array([0, 1j])}, ["the times are of type complex128; wanted numbers"]),
     ],
 )
 def test_irregular_series(value, parts):
@@ -228,7 +234,7 @@ def test_series_files(name, data, parts, tmp_path):
 
 def test_pickled_arrays_are_not_unpickled(tmp_path):
     np.save(tmp_path / "x.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    refused(SERIES, tmp_path / "x.npy", "x.npy' is truncated or damaged", "allow_pickle=False")
+    refused(SERIES, tmp_path / "x.npy", "x.npy' holds object; wanted numbers")
 
 
 def test_nan_in_a_series_where_it_is_an_error():

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from perceivers.bounded import GB, read_bounded
 from perceivers.data.arrow import Column, check_names, need_pyarrow, numbers
 from perceivers.errors import DataError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 # missing, because "NA" may be Namibia.
 MISSING_NUMBERS = ("", "NA", "N/A", "#N/A", "n/a", "nan", "NaN", "NAN", "null", "NULL", "None", "<NA>")
 
+MOST_BYTES = 16 * GB  # of one table of text: it is held whole while it is read
 _LONGEST_ROW = 1 << 26  # bytes of one row; Arrow refuses a row that is longer than the blocks it reads
 
 
@@ -59,7 +61,7 @@ def _read(path: Path, delimiter: str) -> dict[str, Column]:
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
-    data = path.read_bytes()
+    data = read_bounded(path, MOST_BYTES, str(path))
     try:
         data.decode()
     except UnicodeDecodeError as error:

@@ -135,6 +135,8 @@ def _read_file(path: Path) -> dict[str, Column]:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path}: {unknown('table extension', path.suffix, READERS, DataError)}")
+    if not path.is_file():
+        raise DataError(f"{path}: this is a device or pipe; wanted a file.")
     return reader(path)
 
 

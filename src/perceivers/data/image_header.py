@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from perceivers.bounded import read_bounded
 from perceivers.errors import DataError, missing_extra
-from perceivers.inputs.decode import FORMATS
+from perceivers.inputs.decode import FORMATS, MOST_BYTES
 
 _TIFF_STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _CHANNELS = {"1": 1, "L": 1, "LA": 1, "I": 1, "F": 1, "I;16": 1, "I;16B": 1}  # of Pillow's modes; others have 3 colours
@@ -22,7 +23,8 @@ def image_header(value: Any) -> tuple[int, int, int]:
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     try:
-        data = Path(value).read_bytes() if isinstance(value, str | Path) else bytes(value)
+        path = Path(value) if isinstance(value, str | Path) else None
+        data = bytes(value) if path is None else read_bounded(path, MOST_BYTES, f"'{value}'")
     except OSError as error:
         raise DataError(f"'{value}' cannot be read: {error.strerror}") from None
     return _tiff(data) if data.startswith(_TIFF_STARTS) else _pillow(data)

@@ -7,9 +7,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from perceivers.bounded import GB, read_bounded
 from perceivers.data.arrow import Column
 from perceivers.errors import DataError
 
+MOST_BYTES = 16 * GB  # of one table: it is held whole while it is read
 _EXACT = 2**53  # whole numbers up to here are exact in float64
 
 
@@ -22,7 +24,7 @@ def read_json_lines(path: Path) -> dict[str, Column]:
     """
     rows: list[dict[str, Any]] = []
     offset = 0
-    for line, data in enumerate(path.read_bytes().split(b"\n"), start=1):
+    for line, data in enumerate(read_bounded(path, MOST_BYTES, str(path)).split(b"\n"), start=1):
         if data.strip():
             rows.append(_parse(data, offset, f"{path}, row {len(rows) + 1} (line {line})"))
         offset += len(data) + 1

@@ -17,7 +17,6 @@ from perceivers.data.splits import FileSplits, FractionSplits, split_table
 from perceivers.data.table import TEST, TRAIN, VALIDATION, Table
 from perceivers.errors import DataError, near_miss
 from perceivers.inputs import InputSettings, Sample
-from perceivers.inputs.series import SeriesInput
 from perceivers.outputs import OutputSettings
 
 # Faults listed in one message; the others are counted.
@@ -64,7 +63,9 @@ class Reader:
                 cells = {column: table.columns[column][index] for column in columns}
                 return None if all(is_missing(cell) for cell in cells.values()) else kind.parse(cells)
             cell = table.columns[columns[0]][index]
-            return None if is_missing(cell) else kind.parse(self._resolved(table, kind, cell))
+            if is_missing(cell):
+                return None
+            return kind.parse(cell if table.base is None else kind.resolved(cell, table.base))
         except DataError as error:
             raise DataError(f"{table.where(index, None if several else columns[0])}: {error}") from None
 
@@ -99,15 +100,6 @@ class Reader:
 
     def _columns(self, name: str, kind: InputSettings | OutputSettings) -> list[str]:
         return [self.columns[name]] if name in self.columns else kind.table_columns(name)
-
-    def _resolved(self, table: Table, kind: InputSettings, cell: Any) -> Any:
-        """Paths in cells are relative to the table; inline series and text stay as they are."""
-        inline = isinstance(kind, SeriesInput) and isinstance(cell, str) and cell.lstrip().startswith("[")
-        if isinstance(cell, str) and kind.reads_files and not inline and table.base is not None:
-            return str(table.base / cell)
-        if isinstance(cell, Mapping) and isinstance(cell.get("path"), str) and table.base is not None:
-            return {**cell, "path": str(table.base / cell["path"])}
-        return cell
 
 
 @dataclass

@@ -12,6 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -85,6 +86,10 @@ class InputSettings(Settings, ABC):
     def table_columns(self, name: str) -> list[str]:
         """The table columns that this input reads when the recipe maps none: its own name."""
         return [name]
+
+    def resolved(self, cell: Any, base: Path) -> Any:
+        """A table's `cell` for `parse`, with a path in it made relative to the table's folder `base`."""
+        return str(base / cell) if self.reads_files and isinstance(cell, (str, Path)) else cell
 
     @abstractmethod
     def parse(self, value: Any) -> Sample:

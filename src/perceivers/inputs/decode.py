@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from perceivers.bounded import GB, read_bounded
 from perceivers.errors import DataError, missing_extra
 
 # What is read. Formats that can run programs or hang the reader (EPS, FITS, …) are not on the list.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
 MOST_PIXELS = 50_000_000
+MOST_BYTES = 1 * GB  # of one file
 _TIFF_STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 
@@ -36,7 +38,7 @@ def read_image(value: Any, channels: int) -> np.ndarray:
 
 def _file(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bounded(path, MOST_BYTES, f"image file '{path}'")
     except FileNotFoundError:
         raise DataError(f"image file '{path}' does not exist; paths in a table are relative to the table.") from None
     except OSError as error:

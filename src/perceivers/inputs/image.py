@@ -1,7 +1,8 @@
 """`image`: any channel count and size, as pixels, patches, a 1×1 convolution or a convolution stem."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -47,6 +48,12 @@ class ImageInput(InputSettings):
             image = image.reshape(-1, self.channels)[order].reshape(image.shape)
             mask = None if mask is None else mask.reshape(-1)[order].reshape(mask.shape)
         return Sample(image, mask=mask)
+
+    def resolved(self, cell: Any, base: Path) -> Any:
+        """`cell`, or the `path` of one that is {"bytes", "path"}, relative to `base`."""
+        if isinstance(cell, Mapping) and isinstance(cell.get("path"), str):
+            return {**cell, "path": str(base / cell["path"])}
+        return super().resolved(cell, base)
 
     def _sized(self, image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]

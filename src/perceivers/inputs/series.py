@@ -1,14 +1,17 @@
 """`series`: channels × time, regular at a rate in Hz or irregular with times in seconds."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, BinaryIO, ClassVar, Literal, Self
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from perceivers.bounded import GB, check_bounded
 from perceivers.cells import number
 from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError
@@ -16,6 +19,10 @@ from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid, m
 from perceivers.inputs.grid import GridInput
 from perceivers.inputs.lift import Samples, SeriesLift
 from perceivers.inputs.position import Fourier, Learned, NoPosition, Position
+
+MOST_BYTES = 1 * GB
+"""Of one series file."""
+_NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 class SeriesInput(InputSettings):
@@ -55,11 +62,13 @@ class SeriesInput(InputSettings):
         return max(round(self.rate * self.seconds), 1)
 
     def parse(self, value: Any) -> Sample:
-        """An array (T, C) or (T,), a JSON list, a .npy or .csv path, or {"values": …, "times": … | "rate": …}."""
+        """An array (T, C) or (T,), a .npy or .csv path, {"values": …, "times": … | "rate": …}, or JSON text of such."""
+        if isinstance(value, str) and _is_inline(value):
+            value = _from_json(value)
         fields = value if isinstance(value, Mapping) else {"values": value}
         if "values" not in fields:
             raise DataError(f"a series given as a mapping needs 'values'; got {', '.join(map(str, fields))}.")
-        values = self._array(_read(fields["values"]))
+        values = self._array(_read(fields["values"], "the series is"))
         if self.rate is None:
             return self._irregular(values, fields.get("times"))
         given = fields.get("rate")
@@ -67,9 +76,18 @@ class SeriesInput(InputSettings):
             raise DataError(f"the series is at {given} Hz, but the input takes {self.rate} Hz; resample it first.")
         return self._regular(values)
 
+    def resolved(self, cell: Any, base: Path) -> Any:
+        """`cell` with the paths in it, also those of `values` and `times`, relative to `base`; JSON text is read."""
+        if isinstance(cell, str) and _is_inline(cell):
+            cell = _from_json(cell)
+        if isinstance(cell, Mapping):
+            return {key: self._path(part, base) if key in ("values", "times") else part for key, part in cell.items()}
+        return self._path(cell, base)
+
+    def _path(self, cell: Any, base: Path) -> Any:
+        return cell if isinstance(cell, str) and _is_inline(cell) else super().resolved(cell, base)
+
     def _array(self, values: np.ndarray) -> np.ndarray:
-        if values.dtype.kind not in "uifb":
-            raise DataError(f"a series needs numbers; got {values.dtype}.")
         if values.ndim == 1 and self.channels == 1:
             values = values[:, None]
         if values.ndim != 2 or values.shape[1] != self.channels:
@@ -96,7 +114,7 @@ class SeriesInput(InputSettings):
     def _irregular(self, values: np.ndarray, times: Any) -> Sample:
         if times is None:
             raise DataError("an irregular series (no rate) needs its times in seconds: {'values': …, 'times': …}.")
-        seconds = np.asarray(_read(times), dtype=np.float64).reshape(-1)
+        seconds = _read(times, "the times are").astype(np.float64).reshape(-1)
         if len(seconds) != len(values):
             raise DataError(f"the series has {len(values)} values but {len(seconds)} times.")
         if len(seconds) and not (np.isfinite(seconds).all() and seconds.min() >= 0 and seconds.max() <= self.seconds):
@@ -150,34 +168,75 @@ class SeriesInput(InputSettings):
         return GridInput(self.mean, self.std, lift, self.position.build(cells), add, span)
 
 
-def _read(value: Any) -> np.ndarray:
-    """An array from an array, a list, JSON text or a .npy / .csv file."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise DataError(f"the series is not valid JSON: {error}.") from None
-    if isinstance(value, (str, Path)):
-        return _read_file(Path(value))
+def _is_inline(cell: str, starts: tuple[str, ...] = ("[", "{")) -> bool:
+    """Whether a cell of text is JSON, not the path of a file."""
+    return cell.lstrip().startswith(starts)
+
+
+def _from_json(text: str) -> Any:
     try:
-        return np.asarray(value, dtype=None if isinstance(value, np.ndarray) else np.float64)
-    except (TypeError, ValueError):
-        raise DataError("the series is not a rectangle of numbers (use null for a missing one).") from None
+        return json.loads(text)
+    except RecursionError:
+        raise DataError("the series is JSON nested too deep; wanted a list of numbers or of lists.") from None
+    except ValueError as error:
+        raise DataError(f"the series is not valid JSON: {error}.") from None
+
+
+def _read(value: Any, what: str) -> np.ndarray:
+    """Numbers, as an array, from an array, a list, JSON text or a .npy / .csv file."""
+    if isinstance(value, str) and _is_inline(value, ("[",)):
+        value = _from_json(value)
+    if isinstance(value, (str, Path)):
+        value = _read_file(Path(value))
+    try:
+        array = np.asarray(value, dtype=None if isinstance(value, np.ndarray) else np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(f"{what} not a rectangle of numbers (use null for a missing one).") from None
+    if array.dtype.kind not in "uifb":
+        raise DataError(f"{what} of type {array.dtype}; wanted numbers.")
+    return array
 
 
 def _read_file(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise DataError(f"series file '{path}' does not exist; paths in a table are relative to the table.")
+    what = f"series file '{path}'"
     try:
+        check_bounded(path, MOST_BYTES, what)
         if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
+            return _read_npy(path)
         if path.suffix in (".csv", ".txt"):
             return _read_csv(path)
     except DataError:
         raise
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"series file '{path}' is truncated or damaged: {error}.") from None
-    raise DataError(f"series file '{path}' is neither .npy, .csv nor .txt.")
+    except FileNotFoundError:
+        raise DataError(f"{what} does not exist; paths in a table are relative to the table.") from None
+    except (OSError, ValueError, OverflowError) as error:
+        raise DataError(f"{what} is truncated or damaged: {error}.") from None
+    raise DataError(f"{what} is neither .npy, .csv nor .txt.")
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    """The array of a .npy file, whose header must fit the file: numpy would make room for whatever it claims."""
+    with path.open("rb") as file:
+        shape, dtype = _npy_header(file)
+        if dtype.kind not in "uifb":
+            raise DataError(f"series file '{path}' holds {dtype}; wanted numbers.")
+        claimed, held = math.prod(shape) * dtype.itemsize, path.stat().st_size - file.tell()
+        if claimed > held or min(shape, default=0) < 0:
+            raise ValueError(f"its header tells of shape {shape}, {claimed} bytes, but {held} bytes follow")
+        file.seek(0)
+        return npy.read_array(file, allow_pickle=False)
+
+
+def _npy_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+    version = npy.read_magic(file)
+    if version not in _NPY_HEADERS:
+        raise ValueError(f"its format is {version[0]}.{version[1]}; numbers are saved as 1.0 or 2.0")
+    try:
+        shape, _, dtype = _NPY_HEADERS[version](file)
+    # The header is a Python literal; a damaged one makes Python's own reader fail in ways that it does not document.
+    except Exception as error:
+        raise ValueError(f"its header cannot be read: {error}") from None
+    return shape, dtype
 
 
 def _read_csv(path: Path) -> np.ndarray:

@@ -1,0 +1,60 @@
+"""From a table's cell to what a kind parses: paths beside the table, JSON text, and which rows are looked at."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import toys
+
+from perceivers.data.prepare import Prepared, prepare
+from perceivers.data.settings import DataSettings
+from perceivers.errors import DataError
+from perceivers.inputs.image import ImageInput
+from perceivers.inputs.series import SeriesInput
+from perceivers.outputs.category import CategoryOutput
+from perceivers.settings import parse_settings
+
+
+def prepared(folder: Path, inputs: Any, source: str = "t.jsonl", **settings: Any) -> Prepared:
+    data = parse_settings(DataSettings, {"source": source, **settings}, "data")
+    return prepare(data, inputs, {"label": CategoryOutput()}, folder, toys.silent)
+
+
+def table(folder: Path, cells: list[Any], name: str, form: str = "jsonl") -> None:
+    """A table of one input and the labels a, b, a, b, …."""
+    rows = [{name: cell, "label": "ab"[i % 2]} for i, cell in enumerate(cells)]
+    if form == "csv":
+        toys.write_csv(folder / "t.csv", rows)
+    else:
+        (folder / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_series_with_times_in_files(tmp_path, form):
+    """In JSON lines the cell is an object, in CSV its text; its files stand beside the table."""
+    np.save(tmp_path / "v.npy", np.arange(3.0))
+    np.save(tmp_path / "t.npy", np.array([0, 1.5, 4]))
+    cells: list[Any] = [
+        {"values": "v.npy", "times": "t.npy"},
+        {"values": "v.npy", "times": [0, 1.5, 4]},
+        {"values": "[0, 1, 2]", "times": "t.npy"},
+    ] * 10
+    table(tmp_path, [json.dumps(cell) for cell in cells] if form == "csv" else cells, "wave", form)
+    found = prepared(tmp_path, {"wave": SeriesInput(seconds=4)}, f"t.{form}")
+    for row in found.splits["train"].rows:
+        assert row.inputs["wave"].values[:, 0].tolist() == [0, 1, 2]
+        assert row.inputs["wave"].coords[:, 0].tolist() == [0, 1.5, 4]
+
+
+def test_pictures_as_mappings(tmp_path):
+    toys.write_picture(tmp_path / "p.png", "dark", 1)
+    table(tmp_path, [{"path": "p.png"}] * 20, "photo")
+    assert len(prepared(tmp_path, {"photo": ImageInput(size=(4, 4), channels=1)}).splits["train"]) == 16
+
+
+def test_a_series_that_is_broken_json_is_named(tmp_path):
+    table(tmp_path, ['{"values": [1, 2'] * 20, "wave")
+    with pytest.raises(DataError, match=r"t\.jsonl, row 1, column 'wave': the series is not valid JSON"):
+        prepared(tmp_path, {"wave": SeriesInput(seconds=4)})
