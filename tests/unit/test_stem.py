@@ -103,3 +103,63 @@ def test_the_stem_by_its_parts():
     y = F.max_pool1d(F.pad(y, (0, 1), value=-math.inf), 3, 2)
     torch.testing.assert_close(stem(x), y.movedim(1, -1))
     assert stem.convolutions[0].bias is None
+
+
+def padded(x: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, T, C) with 7s behind its end, up to `length`, and the mask of what is real."""
+    mask = (torch.arange(length) < x.shape[1]).expand(len(x), length)
+    return F.pad(x, (0, 0, 0, length - x.shape[1]), value=7.0), mask
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("pool", [True, False])
+def test_padding_changes_nothing(training, pool):
+    """Four series of 48 steps in a window of as many, of 96 or of 960: the same elements, averages and gradients."""
+    x = torch.randn(4, 48, 2, dtype=torch.float64)
+    found = []
+    for length in (48, 96, 960):
+        torch.manual_seed(0)
+        stem = ConvStem(1, 2, channels=3, layers=2, pool=pool).double().train(training)
+        with torch.no_grad():
+            for norm in stem.norms:
+                norm.offset.fill_(0.5)
+        content = stem(*padded(x, length)) if length > 48 else stem(x)
+        count = stem.cells([48])[0]
+        assert not content[:, count:].any()
+        content[:, :count].square().sum().backward()
+        found.append([content[:, :count], *stem.buffers(), *(p.grad for p in stem.parameters())])
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
+
+
+def test_batch_norm_over_the_real_cells_by_formula():
+    norm = DebiasedBatchNorm(3).double()
+    x = torch.randn(4, 3, 5, 6, dtype=torch.float64) * 3 + 1
+    mask = torch.rand(4, 5, 6) < 0.6
+    real = x.movedim(1, -1)[mask]
+    out = norm(x, mask).movedim(1, -1)[mask]
+    mean, variance = real.mean(0), real.var(0, unbiased=False)
+    torch.testing.assert_close(out, (real - mean) / (variance + 1e-5).sqrt())
+    torch.testing.assert_close(norm.mean_average, mean)
+    torch.testing.assert_close(norm.variance_average, variance)
+    norm.eval()
+    torch.testing.assert_close(norm(x, mask), norm(x))
+
+
+def test_batch_norm_of_real_cells_sends_the_gradient_through_the_statistics():
+    norm = DebiasedBatchNorm(2).double()
+    x = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
+    mask = torch.rand(3, 4) < 0.7
+    assert torch.autograd.gradcheck(lambda x: norm(x, mask).square(), x)
+
+
+def test_batch_norm_of_half_precision_keeps_its_dtype():
+    norm = DebiasedBatchNorm(2)
+    out = norm(torch.randn(3, 2, 4).bfloat16(), torch.ones(3, 4, dtype=torch.bool))
+    assert out.dtype == torch.bfloat16
+
+
+def test_without_a_mask_batch_norm_is_torchs_to_the_last_bit():
+    norm = DebiasedBatchNorm(3)
+    x = torch.randn(4, 3, 5, 6)
+    assert torch.equal(norm(x), F.batch_norm(x, None, None, norm.scale, norm.offset, training=True, eps=1e-5))

@@ -5,13 +5,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from perceivers.errors import SpecError
 from perceivers.nn.initialisers import plain_linear
-from perceivers.nn.stem import ConvStem, space_to_depth
+from perceivers.nn.stem import ConvStem, any_in_patch, space_to_depth
 from perceivers.settings import Settings
 
 
@@ -86,7 +85,7 @@ class _Conv1x1(Lift):
 
 
 class _Conv(Lift):
-    """A convolution stem. Masked cells are read as the mean; an element is masked when its whole stride cell is."""
+    """A convolution stem. Masked cells read as zero at every layer; an element is masked when its whole stride is."""
 
     def __init__(self, stem: ConvStem) -> None:
         super().__init__()
@@ -97,24 +96,11 @@ class _Conv(Lift):
         return self.stem.cells(grid)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        content = self.stem(x, mask).flatten(1, -2)
         if mask is None:
-            return self.stem(x).flatten(1, -2), None
-        rows = mask.flatten(1).any(1)
-        if self.training and not bool(rows.all()):
-            # Absent samples must not enter the batch statistics.
-            read = self.stem(x[rows])
-            content = read.new_zeros(x.shape[0], *read.shape[1:]).index_put((rows.nonzero()[:, 0],), read)
-        else:
-            content = self.stem(x)
-        return content.flatten(1, -2), self._cell_mask(mask, content.shape[1:-1])
-
-    def _cell_mask(self, mask: Tensor, cells: Sequence[int]) -> Tensor:
+            return content, None
         stride = (self.stem.stride * (2 if self.stem.pool else 1)) ** len(self.stem.convolutions)
-        padding = [
-            side for n, m in zip(reversed(mask.shape[1:]), reversed(cells), strict=True) for side in (0, m * stride - n)
-        ]
-        padded = torch.nn.functional.pad(mask, padding, value=False)
-        return space_to_depth(padded[..., None], [stride] * len(cells)).flatten(1, -2).any(-1)
+        return content, any_in_patch(mask, stride).flatten(1)
 
 
 class Pixels(Settings):

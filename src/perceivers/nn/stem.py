@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,6 +36,13 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+def any_in_patch(mask: Bool[Tensor, "B *grid"], patch: int) -> Bool[Tensor, "B *cells"]:
+    """Where any cell of a patch of side `patch` is True; a patch that sticks out counts the cells that it has."""
+    padding = [side for size in reversed(mask.shape[1:]) for side in (0, -size % patch)]
+    padded = F.pad(mask, padding, value=False)
+    return space_to_depth(padded[..., None], [patch] * (mask.ndim - 1)).any(-1)
+
+
 def _pad_same(x: Tensor, kernel: int, stride: int, value: float) -> Tensor:
     # F.pad counts axes from the last one back.
     padding = [side for size in reversed(x.shape[2:]) for side in same_padding(size, kernel, stride)]
@@ -46,7 +53,8 @@ class DebiasedBatchNorm(nn.Module):
     """Batch norm as haiku's: eps 1e-5, biased variance, zero-debiased running averages of decay 0.9.
 
     hidden ← 0.9·hidden + 0.1·batch; average = hidden / (1 − 0.9^count); evaluation uses the averages. Before the first
-    training batch they are mean 0 and variance 1. Input (B, C, n1, …); statistics over all but C.
+    training batch they are mean 0 and variance 1. Input (B, C, n1, …); statistics over all but C, or with a mask
+    (B, n1, …) over the real cells only. A batch with no real cell leaves the averages alone.
     """
 
     mean_hidden: Tensor
@@ -66,9 +74,13 @@ class DebiasedBatchNorm(nn.Module):
         self.register_buffer("variance_average", torch.ones(channels))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, x: Float[Tensor, "B C *grid"]) -> Float[Tensor, "B C *grid"]:
+    def forward(
+        self, x: Float[Tensor, "B C *grid"], mask: Bool[Tensor, "B *grid"] | None = None
+    ) -> Float[Tensor, "B C *grid"]:
         """Normalised over the batch in training, by the averages in evaluation."""
-        if self.training and x.shape[0] > 0:
+        if self.training and mask is not None and bool(mask.any()):
+            return self._masked(x, mask)
+        if self.training and mask is None and x.shape[0] > 0:
             over = [0, *range(2, x.ndim)]
             with torch.no_grad():
                 variance, mean = torch.var_mean(x, dim=over, correction=0)
@@ -77,6 +89,21 @@ class DebiasedBatchNorm(nn.Module):
         return F.batch_norm(
             x, self.mean_average, self.variance_average, self.scale, self.offset, training=False, eps=self.eps
         )
+
+    def _masked(self, x: Tensor, mask: Tensor) -> Tensor:
+        # Written out, since torch's batch norm knows no mask. In float32 at least: half sums lose their last terms.
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        over = [0, *range(2, x.ndim)]
+        real = mask[:, None].to(wide.dtype)
+        count = real.sum()
+        mean = (wide * real).sum(over, keepdim=True) / count
+        centred = wide - mean
+        variance = (centred.square() * real).sum(over, keepdim=True) / count
+        with torch.no_grad():
+            self._update(mean.flatten().to(self.mean_hidden.dtype), variance.flatten().to(self.mean_hidden.dtype))
+        per_channel = (1, -1, *[1] * (x.ndim - 2))
+        normal = centred * torch.rsqrt(variance + self.eps)
+        return (normal * self.scale.view(per_channel) + self.offset.view(per_channel)).to(x.dtype)
 
     def _update(self, mean: Tensor, variance: Tensor) -> None:
         self.count += 1
@@ -94,6 +121,9 @@ class ConvStem(nn.Module):
 
     With axes 2, kernel 7, stride 2, one layer and pooling it is the conv preprocessor of Perceiver IO: 224 → 56
     [models.md §3]. `pool=False` leaves the pooling out. Channels last in and out.
+
+    With a mask (B, n1, …), True = real, masked cells read as zero at every layer and enter no batch statistics, so
+    that padding changes nothing; a layer's cell is real when any cell of its stride is.
     """
 
     def __init__(
@@ -124,11 +154,20 @@ class ConvStem(nn.Module):
             grid = [-(-n // 2) for n in grid] if self.pool else grid
         return tuple(grid)
 
-    def forward(self, x: Float[Tensor, "B *grid C"]) -> Float[Tensor, "B *cells P"]:
+    def forward(
+        self, x: Float[Tensor, "B *grid C"], mask: Bool[Tensor, "B *grid"] | None = None
+    ) -> Float[Tensor, "B *cells P"]:
         """(B, n1, …, C) → (B, m1, …, channels)."""
-        x = x.movedim(-1, 1)
+        x = _zeroed(x.movedim(-1, 1), mask)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = torch.relu(norm(convolution(_pad_same(x, self.kernel, self.stride, 0.0))))
+            mask = None if mask is None else any_in_patch(mask, self.stride)
+            x = _zeroed(torch.relu(norm(convolution(_pad_same(x, self.kernel, self.stride, 0.0)), mask)), mask)
             if self.pool:
-                x = _POOLS[self.axes](_pad_same(x, 3, 2, -math.inf), 3, 2)
+                mask = None if mask is None else any_in_patch(mask, 2)
+                x = _zeroed(_POOLS[self.axes](_pad_same(x, 3, 2, -math.inf), 3, 2), mask)
         return x.movedim(1, -1)
+
+
+def _zeroed(x: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, C, n1, …) with masked cells zero."""
+    return x if mask is None else torch.where(mask[:, None], x, x.new_zeros(()))
