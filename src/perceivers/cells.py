@@ -27,6 +27,8 @@ def number(cell: Any) -> float:
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         return float("nan")
     try:
+        if isinstance(cell, (str, bytes)) and ("_" in str(cell)):
+            raise ValueError("Python's own 1_000 is no number in a table")
         return float(cell)
     except (TypeError, ValueError, OverflowError):
         raise DataError(f"{repr(cell)[:100]} is not a number.") from None

@@ -82,3 +82,9 @@ def test_the_spread_of_a_constant_is_nothing(value, rows):
 def test_a_small_but_real_spread_stays():
     column = np.array([[1e6], [1e6 + 1]])
     assert real_spread(column.mean(0), column.std(0)).tolist() == [0.5]
+
+
+@pytest.mark.parametrize("cell", ["1_000", b"1_000", " 1_0.5"])
+def test_underscores_are_no_part_of_a_number(cell):
+    with pytest.raises(DataError, match="is not a number"):
+        number(cell)

@@ -11,7 +11,7 @@ from PIL import Image
 from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError
 from perceivers.inputs import Sample
-from perceivers.inputs.image import IMAGES_FOR_STATISTICS, ImageInput
+from perceivers.inputs.image import ImageInput
 from perceivers.positions import fourier_features, linear_positions
 
 RANDOM = np.random.default_rng(0)
@@ -140,17 +140,6 @@ def test_statistics_come_from_training_unless_given():
     half = ImageInput(size=(2, 2), mean=KNOWN["mean"]).fit(iter(samples))
     assert half.mean == KNOWN["mean"]
     np.testing.assert_allclose(half.std, everything.std(0))
-
-
-def test_statistics_look_at_a_bounded_number_of_images():
-    def endless():
-        while True:
-            seen.append(1)
-            yield Sample(np.zeros((1, 1, 1), np.uint8))
-
-    seen: list[int] = []
-    ImageInput(size=(1, 1), channels=1).fit(endless())
-    assert len(seen) == IMAGES_FOR_STATISTICS
 
 
 def test_normalised_pixels_then_position():

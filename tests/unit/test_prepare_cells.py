@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import toys
 
-from perceivers.data.prepare import Prepared, prepare
+from perceivers.data.prepare import Prepared, Reader, fit_kinds, prepare
 from perceivers.data.settings import DataSettings
+from perceivers.data.table import Table
 from perceivers.errors import DataError
+from perceivers.inputs.category import CategoryInput
 from perceivers.inputs.image import ImageInput
+from perceivers.inputs.number import NumberInput
 from perceivers.inputs.series import SeriesInput
 from perceivers.outputs.category import CategoryOutput
 from perceivers.settings import parse_settings
@@ -58,3 +61,38 @@ def test_a_series_that_is_broken_json_is_named(tmp_path):
     table(tmp_path, ['{"values": [1, 2'] * 20, "wave")
     with pytest.raises(DataError, match=r"t\.jsonl, row 1, column 'wave': the series is not valid JSON"):
         prepared(tmp_path, {"wave": SeriesInput(seconds=4)})
+
+
+def test_statistics_of_a_sorted_table_come_from_all_of_it():
+    """As class folders are: 2,500 black images, then 2,500 white ones; the absent ones between are not counted."""
+    black, white = np.zeros((1, 1), np.uint8), np.full((1, 1), 255, np.uint8)
+    cells = [black] * 2500 + [None] * 5000 + [white] * 2500
+    read: list[int] = []
+
+    class Counted(ImageInput):
+        def parse(self, value: Any) -> Any:
+            read.append(1)
+            return super().parse(value)
+
+    reader = Reader({"photo": Counted(size=(1, 1), channels=1)}, {})
+    fitted = fit_kinds(reader, Table({"photo": cells}, "t"), skip=False)[0]["photo"]
+    assert fitted.mean == pytest.approx((127.5,))
+    assert fitted.std == pytest.approx((127.5,))
+    assert len(read) == 2000
+
+
+@pytest.mark.parametrize("columns", [("x",), ("x", "y")])
+@pytest.mark.parametrize("kind", [NumberInput, CategoryInput])
+def test_a_row_with_nothing_in_it_is_an_error_where_nan_is_one(kind, columns):
+    known = {"mean": (0,) * len(columns), "std": (1,) * len(columns)}
+    known = {"classes": dict.fromkeys(columns, ("1",))} if kind is CategoryInput else known
+    table = Table({"x": np.array([1.0, np.nan]), "y": np.array([1.0, np.nan])}, "t")
+    masked = Reader({"facts": kind(columns=columns, **known)}, {})
+    assert masked.input(table, 1, "facts") is None
+    strict = Reader({"facts": kind(columns=columns, nan="error", **known)}, {})
+    with pytest.raises(DataError, match=r"row 2.*'nan: error' is set"):
+        strict.input(table, 1, "facts")
+    mapped = Reader(strict.inputs, {}, {"facts": "x"})
+    if len(columns) == 1:
+        with pytest.raises(DataError, match=r"row 2.*'nan: error' is set"):
+            mapped.input(table, 1, "facts")

@@ -3,7 +3,7 @@
 Every fault of every row is found here, before training starts, and named by file, row and column.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,13 +61,23 @@ class Reader:
         try:
             if several:
                 cells = {column: table.columns[column][index] for column in columns}
-                return None if all(is_missing(cell) for cell in cells.values()) else kind.parse(cells)
+                empty = all(is_missing(cell) for cell in cells.values())
+                # Absent, unless an empty cell is an error: then parse says so.
+                return None if empty and kind.nan != "error" else kind.parse(cells)
             cell = table.columns[columns[0]][index]
-            if is_missing(cell):
+            if is_missing(cell) and not (hasattr(kind, "columns") and kind.nan == "error"):
                 return None
             return kind.parse(cell if table.base is None else kind.resolved(cell, table.base))
         except DataError as error:
             raise DataError(f"{table.where(index, None if several else columns[0])}: {error}") from None
+
+    def present_rows(self, table: Table, name: str) -> Sequence[int]:
+        """The rows that `fit` chooses from: where a kind looks at a sample of them, those whose cell is not missing."""
+        kind = self.inputs[name]
+        if kind.statistics_from is None:
+            return range(len(table))
+        column = table.columns[self._columns(name, kind)[0]]
+        return [index for index, cell in enumerate(column) if not is_missing(cell)]
 
     def target(self, table: Table, index: int, name: str) -> Any:
         """One target of one row. Raises `DataError` naming file, row and column."""
@@ -155,10 +165,11 @@ def fit_kinds(reader: Reader, train: Table, skip: bool) -> tuple[dict[str, Input
     outputs: dict[str, OutputSettings] = {}
     for name, kind in reader.inputs.items():
         with _named(f"{train.name}, input '{name}'"):
-            inputs[name] = kind.fit(s for s in _all(reader.input, train, name) if s is not None)
+            rows = _spread(reader.present_rows(train, name), kind.statistics_from)
+            inputs[name] = kind.fit(s for s in _all(reader.input, train, name, rows) if s is not None)
     for name, kind in reader.outputs.items():
         with _named(f"{train.name}, output '{name}'"):
-            outputs[name] = kind.fit(_all(reader.target, train, name))
+            outputs[name] = kind.fit(_all(reader.target, train, name, range(len(train))))
     return inputs, outputs
 
 
@@ -235,16 +246,23 @@ class _FaultyRowsError(DataError):
     """Rows that cannot be read; the message names each by file, row and column."""
 
 
-def _all(read: Callable[[Table, int, str], Any], table: Table, name: str) -> Iterator[Any]:
-    """One column's parsed cells; after the last one raises for those that cannot be read."""
+def _spread(rows: Sequence[int], most: int | None) -> Sequence[int]:
+    """At most `most` of `rows`, evenly from the first to the last: tables are often sorted by class."""
+    if most is None or len(rows) <= most:
+        return rows
+    return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
+
+
+def _all(read: Callable[[Table, int, str], Any], table: Table, name: str, rows: Sequence[int]) -> Iterator[Any]:
+    """The parsed cells of one input or output in `rows`; after the last one raises for those that cannot be read."""
     faults = []
-    for index in range(len(table)):
+    for index in rows:
         try:
             yield read(table, index, name)
         except DataError as error:
             faults.append(str(error))
     if faults:
-        raise _FaultyRowsError(_list_faults(faults, len(table), TRAIN))
+        raise _FaultyRowsError(_list_faults(faults, len(rows), TRAIN))
 
 
 def _readable_rows(reader: Reader, train: Table) -> list[int]:

@@ -80,6 +80,8 @@ class InputSettings(Settings, ABC):
 
     reads_files: ClassVar[bool] = False
     """A string cell may be a path, which is relative to its table."""
+    statistics_from: ClassVar[int | None] = None
+    """`fit` learns from at most so many training samples, spread evenly over the split; None: from all."""
     nan: Literal["mask", "error"] = "mask"
     """NaN or infinity in a value: `mask` that element (counted and reported), or stop with an `error`."""
 

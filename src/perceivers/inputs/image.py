@@ -17,14 +17,12 @@ from perceivers.inputs.grid import GridInput
 from perceivers.inputs.lift import ImageLift, Pixels
 from perceivers.inputs.position import Fourier, NoPosition, Position
 
-# Statistics are learned from this many training images at most: means settle long before.
-IMAGES_FOR_STATISTICS = 2000
-
 
 class ImageInput(InputSettings):
     """An image: height × width × channels, values in the file's own units (0–255 for 8-bit)."""
 
     reads_files: ClassVar[bool] = True
+    statistics_from: ClassVar[int | None] = 2000  # means settle long before
     kind: Literal["image"] = "image"
     size: tuple[PositiveInt, PositiveInt]
     """Height and width that the model sees."""
@@ -78,8 +76,7 @@ class ImageInput(InputSettings):
         """With mean and standard deviation per channel of the training images, when the recipe gives none."""
         if self.mean is not None and self.std is not None:
             return self
-        chosen = [s for _, s in zip(range(IMAGES_FOR_STATISTICS), samples, strict=False)]
-        mean, std = moments(chosen, self.channels)
+        mean, std = moments(samples, self.channels)
         return self.with_changes(mean=self.mean or mean, std=self.std or std)
 
     def elements(self) -> int:
