@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perceivers.elements import Elements
-from perceivers.errors import SpecError
+from perceivers.errors import DataError, SpecError
 from perceivers.inputs.text import VOCABULARY, TextInput
 from perceivers.nn.position import LearnedPosition
 
@@ -71,3 +71,15 @@ def test_masked_ids_may_be_anything(garbage):
 def test_widths_that_cannot_be_added():
     with pytest.raises(SpecError, match="positions of 64 channels cannot be added to elements of 32"):
         TextInput(channels=32).build()
+
+
+@pytest.mark.parametrize(("cell", "text"), [(7, "7"), (7.0, "7"), (np.float64(7), "7"), (7.5, "7.5")])
+def test_numbers_read_alike_whatever_their_column_held(cell, text):
+    np.testing.assert_array_equal(TextInput(length=8).parse(cell).values, TextInput(length=8).parse(text).values)
+
+
+def test_nan_is_no_text():
+    with pytest.raises(DataError, match="got NaN, not a text"):
+        TextInput().parse(float("nan"))
+    with pytest.raises(ValueError, match="text has no NaN to stop at"):
+        TextInput(nan="error")

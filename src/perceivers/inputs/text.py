@@ -1,13 +1,14 @@
 """`text`: UTF-8 bytes, no tokenizer to train [P2 §4.1; official bytes_tokenizer.py]."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import nn
 
+from perceivers.cells import class_name
 from perceivers.elements import Elements
 from perceivers.errors import DataError
 from perceivers.inputs.base import Input, InputSettings, Lifted, Sample, collate_grid, joined_channels
@@ -31,6 +32,12 @@ class TextInput(InputSettings):
     """Width of a byte's embedding."""
     position: Position = Field(default_factory=lambda: Learned(channels=64, join="add"))
 
+    @model_validator(mode="after")
+    def _nothing_is_nan(self) -> Self:
+        if self.nan == "error":
+            raise ValueError("text has no NaN to stop at: an empty cell is absence; leave nan out")
+        return self
+
     def parse(self, value: Any) -> Sample:
         """A str, or bytes that must be UTF-8."""
         if isinstance(value, (bytes, bytearray)):
@@ -42,8 +49,12 @@ class TextInput(InputSettings):
                 ) from None
             data = bytes(value)
         elif isinstance(value, (str, int, float, np.generic)):
+            # As class names: a column of whole numbers is 7 in one table and 7.0 in another.
+            text = value if isinstance(value, str) else class_name(value)
+            if text is None:
+                raise DataError("got NaN, not a text; leave the cell empty, or give None, where there is none.")
             try:
-                data = str(value).encode("utf-8")
+                data = text.encode("utf-8")
             except UnicodeEncodeError as error:
                 raise DataError(f"the text cannot be UTF-8: character {error.start} is half of a pair.") from None
         else:
