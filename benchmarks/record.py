@@ -1,4 +1,4 @@
-"""How every benchmark writes its result: what was run, on which machine, with which seed, how long, and what came out."""
+"""How every benchmark writes its result: what was run, on which machine, how long, and what came out."""
 
 import json
 import os

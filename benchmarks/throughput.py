@@ -1,10 +1,10 @@
-"""Samples a second: training by perceivers against a bare loop over the same modules and prepared batches; and data alone.
+"""Samples a second: training against a bare loop over the same modules and prepared batches; and the data path alone.
 
     python benchmarks/throughput.py [RECIPE] [--steps N] [--rounds K] [--threads N]
 
-The two loops are interleaved in one process and the best round of each counts. The bare loop is forward, loss, backward,
-clip and the same optimiser on batches that lie ready; `perceivers.train` does all that a run does: reading the next batch,
-augmentation, learning rate, averages, journal, progress.
+The two loops are interleaved in one process and the best round of each counts. The bare loop is forward, loss,
+backward, clip and the same optimiser on batches that lie ready; `perceivers.train` does all that a run does: reading
+the next batch, augmentation, learning rate, averages, journal, progress.
 """
 
 import argparse
@@ -42,7 +42,9 @@ def main() -> None:
     recipe = read_recipe(path)
     settings = recipe.training
     prepared = prepare(recipe.data, recipe.model.inputs, recipe.model.outputs, Path(), lambda *a: None)
-    model = perceivers.build({**recipe.model.model_dump(), "inputs": prepared.inputs, "outputs": prepared.outputs}, seed=0)
+    model = perceivers.build(
+        {**recipe.model.model_dump(), "inputs": prepared.inputs, "outputs": prepared.outputs}, seed=0
+    )
     split = prepared.splits["train"]
     source = Batches(split, Augmenter(prepared.inputs, settings.augment, settings.seed), settings.mix)
     keys = list(Order(len(split), settings.batch_size, settings.seed, 0, steps))

@@ -50,6 +50,17 @@ class Elements:
         move = lambda t: None if t is None else t.to(device, non_blocking=True)  # noqa: E731
         return Elements(self.values.to(device, non_blocking=True), move(self.coords), self.grid, move(self.mask))
 
+    def finite(self) -> "Elements":
+        """The same elements with every one that holds NaN or infinity masked; itself when there is none."""
+        if not self.values.is_floating_point():
+            return self
+        real = self.values.isfinite().all(-1)
+        if self.coords is not None:
+            real = real & self.coords.isfinite().all(-1)
+        if bool((real | ~self.present).all()):
+            return self
+        return replace(self, mask=self.present & real)
+
     def keep(self, rows: Tensor) -> "Elements":
         """The same elements with every sample outside `rows` (B,) bool masked whole: that input is absent there."""
         return replace(self, mask=self.present & rows.to(self.values.device)[:, None])

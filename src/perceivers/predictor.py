@@ -1,17 +1,20 @@
 """`predict` and `Predictor`: raw values in, answers out, in the order given. A bad row is a row with an `error`."""
 
+import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from perceivers.cells import cells_of, is_missing
 from perceivers.data.files import WRITERS, read_table, write_rows
 from perceivers.data.loader import collate
 from perceivers.data.prepare import Reader, Row
 from perceivers.data.settings import DataSettings
 from perceivers.data.table import Table
-from perceivers.errors import DataError, ModelError, SpecError, unknown
+from perceivers.errors import DataError, ModelError, SpecError, near_miss, unknown
 from perceivers.inputs import Sample
 from perceivers.models.model import Model
 from perceivers.models.weights import RECIPE, load
@@ -37,7 +40,7 @@ class Predictor:
             model, columns = load(folder, device), _columns(folder)
         self.model = model.eval()
         self.batch_size = batch_size
-        # Tables to predict on have no targets, and may lack columns of inputs that are absent.
+        # Tables to predict on have no targets.
         self.reader = Reader(self.model.spec.inputs, {}, columns)
 
     def __call__(self, sample: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,9 +52,11 @@ class Predictor:
         readers = (lambda n=n, s=s: self._parsed(s, f"sample {n}") for n, s in enumerate(samples, start=1))
         return list(self._answer(readers, strict))
 
-    def table(self, table: Table, strict: bool = False, advance: Advance | None = None) -> list[dict[str, Any]]:
-        """One answer a row of `table`. Columns of an input may be missing altogether: that input is absent."""
-        reader = Reader(self._present(table), {}, self.reader.columns)
+    def table(
+        self, table: Table, strict: bool = False, advance: Advance | None = None, quiet: bool = False
+    ) -> list[dict[str, Any]]:
+        """One answer a row of `table`. Columns may be missing, which warns unless `quiet`: their cells are empty."""
+        reader = self._present(table, quiet)
         readers = (lambda i=i: self._row(reader, table, i) for i in range(len(table)))
         found = []
         for answer in self._answer(readers, strict):
@@ -60,19 +65,39 @@ class Predictor:
                 advance("predicting", len(found), len(table))
         return found
 
-    def _present(self, table: Table) -> dict[str, Any]:
-        kinds, missing = {}, []
-        for name, kind in self.model.spec.inputs.items():
-            columns = [self.reader.columns[name]] if name in self.reader.columns else kind.table_columns(name)
-            if any(column in table.columns for column in columns):
-                kinds[name] = kind
-            else:
-                missing.append(f"{name} (column {', '.join(columns)})")
-        if not kinds:
+    def record(self, record: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """The answer to one row of a table given as an object: column → cell. `where` heads the message of an error.
+
+        An input of several columns may also be given by its own name: `{"facts": {"age": 3}}` is `{"age": 3}`.
+        """
+        cells: dict[str, Any] = {}
+        for name, cell in record.items():
+            columns = getattr(self.model.spec.inputs.get(name), "columns", ())
+            try:
+                cells |= dict(zip(columns, cells_of(cell, columns), strict=True)) if columns else {name: cell}
+            except DataError as error:
+                raise DataError(f"{where}, input '{name}': {error}") from None
+        table = Table({name: [cell] for name, cell in cells.items()} or {"": [None]}, where)
+        return next(self._answer([lambda: self._row(self._present(table, quiet=True), table, 0)], strict=True))
+
+    def _present(self, table: Table, quiet: bool = False) -> Reader:
+        """What this table can be read for: a `DataError` when it is nothing, a warning of missing columns."""
+        reader = self.reader.present(table)
+        missing = [c for name in self.reader.inputs for c in self.reader.columns_of(name) if c not in table.columns]
+        near = "".join(dict.fromkeys(near_miss(column, table.columns) for column in missing))
+        if not reader.inputs:
+            wanted = "; ".join(
+                f"{name} (column {', '.join(self.reader.columns_of(name))})" for name in self.reader.inputs
+            )
             known = ", ".join(table.columns)
-            raise DataError(f"{table.name}: holds no column of any input: {'; '.join(missing)}. Columns: {known}.")
-        Reader(kinds, {}, self.reader.columns).check_columns(table)
-        return kinds
+            raise DataError(f"{table.name}: holds no column of any input: {wanted}.{near} Columns: {known}.")
+        if missing and not quiet:
+            warnings.warn(
+                f"{table.name}: no column {', '.join(missing)}; taken as missing in every row.{near}",
+                UserWarning,
+                stacklevel=3,
+            )
+        return reader
 
     def _parsed(self, sample: Mapping[str, Any], place: str = "") -> Row:
         head, inner = (f"{place}: ", f"{place}, ") if place else ("", "")
@@ -84,7 +109,7 @@ class Predictor:
         parsed = {}
         for name, kind in self.model.spec.inputs.items():
             try:
-                parsed[name] = None if sample.get(name) is None else kind.parse(sample[name])
+                parsed[name] = None if is_missing(sample.get(name)) else kind.parse(sample[name])
             except DataError as error:
                 raise DataError(f"{inner}input '{name}': {error}") from None
         if all(_is_empty(part) for part in parsed.values()):
@@ -140,6 +165,11 @@ def check_output(path: Path) -> None:
     """Raise `DataError` for a file that `predict` could not write, before anything is computed for it."""
     if path.suffix.lower() not in WRITERS:
         raise unknown("ending of an output file", path.suffix, WRITERS, DataError)
+    if path.is_dir():
+        raise DataError(f"'{path}' is a folder; give the name of a file.")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise DataError(f"'{path}' cannot be written: '{folder}' is no folder that you may write to.")
 
 
 def predict(
@@ -182,7 +212,7 @@ def _rows(predictor: Predictor, inputs: Any, strict: bool, advance: Advance | No
         return [{"row": int(row), **answer} for row, answer in zip(table.rows, answers, strict=True)]
     name = _file_input(predictor.model)
     answers = Predictor(predictor.model, batch_size=predictor.batch_size).table(
-        Table({name: [str(path) for path in paths]}, "files"), strict, advance
+        Table({name: [str(path) for path in paths]}, "files"), strict, advance, quiet=True
     )
     return [{"file": str(path), **answer} for path, answer in zip(paths, answers, strict=True)]
 

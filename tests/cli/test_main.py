@@ -278,14 +278,17 @@ class TestStandardInput:
         ("line", "said"),
         [
             (b"{", "standard input, line 2: this is not JSON: Expecting property name"),
-            (b"[1]", "standard input, line 2: a line must be a JSON object: input name → value."),
-            (b'{"fcats": 1}', "standard input, line 2: unknown input 'fcats'. Did you mean 'facts'?"),
+            (b"[1]", "standard input, line 2: a line must be a JSON object: column → cell."),
+            (b'{"agee": 1}', "standard input, line 2: holds no column of any input: "),
             (
                 b'{"facts": {"age": "old"}}',
-                "standard input, line 2: input 'facts': column 'age': 'old' is not a number.",
+                "standard input, line 2, row 1: column 'age': 'old' is not a number.",
             ),
-            (b'{"photo": "gone.png"}', "standard input, line 2: input 'photo': image file 'gone.png' does not exist"),
-            (b"{}", "standard input, line 2: every input is absent"),
+            (
+                b'{"picture": "gone.png"}',
+                "standard input, line 2, row 1, column 'picture': image file 'gone.png' does not",
+            ),
+            (b"{}", "standard input, line 2: holds no column of any input: "),
             (b'{"photo": "caf\xe9"}', "standard input, line 2: this is not UTF-8: byte 14 is 0xe9."),
             (b"[" * 100_000, "standard input, line 2: this is not JSON: it is nested too deep."),
         ],

@@ -26,7 +26,12 @@ STEPS = 90
 RECIPE = {
     "model": {
         "inputs": {
-            "image": {"kind": "image", "size": [8, 8], "channels": 1, "lift": {"kind": "conv", "channels": 8, "kernel": 3}},
+            "image": {
+                "kind": "image",
+                "size": [8, 8],
+                "channels": 1,
+                "lift": {"kind": "conv", "channels": 8, "kernel": 3},
+            },
             "patched": {"kind": "image", "size": [8, 8], "channels": 1, "lift": {"kind": "patches", "size": [4, 4]}},
         },
         "latents": {"count": 4, "channels": 16},

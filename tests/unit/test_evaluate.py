@@ -40,7 +40,9 @@ class TestMetrics:
     def test_the_file_is_what_is_returned(self, result):
         out, found = result
         assert json.loads((out / "metrics.json").read_text(), parse_constant=pytest.fail) == found
-        assert set(found) == {"model", "split", "samples", "skipped", "loss", "scores", "classes", "without"}
+        counts = {"samples", "skipped", "absent", "masked", "same_rows"}
+        assert set(found) == {"model", "split", "loss", "scores", "classes", "without"} | counts
+        assert found["same_rows"] is True
         assert found["model"] == "run/model"
         assert (found["split"], found["samples"], found["skipped"]) == ("test", 12, 0)
 

@@ -95,7 +95,7 @@ class TestRunFolder:
             "people.csv, 24 training samples",
             "input `photo`: image",
             "label accuracy: ",
-            "Trained to do without: ",
+            "It was trained to do without each input.",
         ):
             assert part in card
 
@@ -172,6 +172,14 @@ class TestResult:
         assert result.stopped_by == "no better score in 2 looks at the validation split"
         assert result.steps == 6, "the first look is the best; two more are waited for"
         assert state(tmp_path / "run")["step"] == 6
+
+    def test_a_run_that_stopped_early_is_complete(self, people, tmp_path):
+        data = toys.recipe(training__lr=1e-30, training__evaluate_every=2, training__patience=2)
+        train(data, out=tmp_path / "run", base=people, quiet=True)
+        with pytest.raises(TrainingError, match="it stopped early at step 6, 2 looks without a better score"):
+            train(data, out=tmp_path / "run", base=people, quiet=True, resume=True)
+        data["training"]["patience"] = 3
+        assert train(data, out=tmp_path / "run", base=people, quiet=True, resume=True).steps == 8
 
     def test_patience_needs_something_to_look_at(self, people, tmp_path):
         with pytest.raises(TrainingError, match=r"training\.patience needs a validation split"):

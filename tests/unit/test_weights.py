@@ -15,6 +15,7 @@ import perceivers
 from perceivers.errors import ModelError, SpecError
 from perceivers.models import weights
 from perceivers.models.build import build
+from perceivers.models.model import Trained
 from perceivers.models.weights import is_model, load, save
 
 SPEC = {
@@ -264,7 +265,8 @@ def test_nothing_is_pickled(folder):
     ("seen", "warned"), [(None, None), ([], "photo, row, tags"), (["row"], "photo, tags"), (["tags", "photo"], "row")]
 )
 def test_the_warning_about_absence(model, tmp_path, seen, warned):
-    folder = save(model, tmp_path / "model", absence_seen=seen)
+    model.trained = None if seen is None else Trained(tuple(seen), {})
+    folder = save(model, tmp_path / "model")
     if warned is None:
         load(folder)
         return
@@ -278,8 +280,9 @@ def test_no_warning_where_nothing_can_be_missing_or_all_was(model, tmp_path):
     one = build({**SPEC, "inputs": {"row": SPEC["inputs"]["row"]}}, seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        load(save(one, tmp_path / "one", absence_seen=[]))
-        load(save(model, tmp_path / "all", absence_seen=["photo", "row", "tags"]))
+        one.trained, model.trained = Trained((), {}), Trained(("photo", "row", "tags"), {})
+        load(save(one, tmp_path / "one"))
+        load(save(model, tmp_path / "all"))
 
 
 def test_a_copy_elsewhere_loads(folder, tmp_path):

@@ -13,13 +13,14 @@ def evaluate(
     data: Annotated[str | None, typer.Option(help="Data set, table or folder. Default: the recipe's.")] = None,
     split: Annotated[str | None, typer.Option(help="train, validation or test. Default: the recipe's.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for metrics.json and pictures.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of a table.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Score a model: metrics, per-class scores, confusion matrix, and the score without each input."""
     from perceivers.training.evaluate import evaluate as run
 
-    result = run(model, out, data, split, quiet=quiet or as_json)
+    result = run(model, out, data, split, device=device, quiet=quiet or as_json)
     if as_json:
         print(json.dumps(result, indent=1, ensure_ascii=False))
     else:

@@ -1,5 +1,6 @@
 """The command line. Every command is one call in Python; heavy imports happen inside the command that needs them."""
 
+import io
 import os
 import sys
 import warnings
@@ -64,6 +65,11 @@ def main(arguments: list[str] | None = None) -> None:
     from perceivers.errors import PerceiversError
 
     debug = "--debug" in arguments
+    warnings.showwarning = lambda message, *about, **more: print(f"warning: {message}", file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A pipe on Windows has the system's code page; our lines are UTF-8 everywhere.
+            stream.reconfigure(encoding="utf-8")
     with warnings.catch_warnings():
         warnings.showwarning = _warn
         try:

@@ -14,6 +14,7 @@ def predict(
     inputs: Annotated[list[str], typer.Argument(help="One table, or files, or - for JSON lines on standard input.")],
     out: Annotated[Path | None, typer.Option(help=".jsonl, .csv, .tsv or .parquet. Default: JSON lines here.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row and write nothing.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Answer rows in the order given. A row that cannot be read becomes a row with an `error`."""
@@ -24,7 +25,7 @@ def predict(
     if out is not None:
         check_output(out)
     reporter = Reporter(quiet)
-    predictor = Predictor(model)
+    predictor = Predictor(model, device)
     if inputs == ["-"]:
         rows = _standard_input(predictor, strict)
         if out is not None:
@@ -56,32 +57,33 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _standard_input(predictor: Any, strict: bool) -> Iterator[dict[str, Any]]:
-    """One answer a line, as soon as the line is there. The lines are objects: input name → value."""
+    """One answer a line, as soon as the line is there. A line is what a line of a .jsonl table is: column → cell."""
     from perceivers.errors import DataError
 
     for number, line in enumerate(sys.stdin.buffer, start=1):
         if not line.strip():
             continue
+        where = f"standard input, line {number}"
         try:
-            answer = predictor(_sample(line))
+            answer = predictor.record(_record(line, where), where)
         except DataError as error:
             if strict:
-                raise DataError(f"standard input, line {number}: {error}") from None
-            answer = {"error": f"standard input, line {number}: {error}"}
+                raise
+            answer = {"error": str(error)}
         yield {"row": number, **answer}
 
 
-def _sample(line: bytes) -> dict[str, Any]:
+def _record(line: bytes, where: str) -> dict[str, Any]:
     from perceivers.errors import DataError
 
     try:
-        sample = json.loads(line.decode("utf-8"))
+        record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise DataError(f"this is not UTF-8: byte {error.start} is 0x{line[error.start]:02x}.") from None
+        raise DataError(f"{where}: this is not UTF-8: byte {error.start} is 0x{line[error.start]:02x}.") from None
     except RecursionError:
-        raise DataError("this is not JSON: it is nested too deep.") from None
+        raise DataError(f"{where}: this is not JSON: it is nested too deep.") from None
     except ValueError as error:
-        raise DataError(f"this is not JSON: {error}.") from None
-    if not isinstance(sample, dict):
-        raise DataError("a line must be a JSON object: input name → value.")
-    return sample
+        raise DataError(f"{where}: this is not JSON: {error}.") from None
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: a line must be a JSON object: column → cell.")
+    return record

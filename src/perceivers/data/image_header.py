@@ -23,8 +23,8 @@ def image_header(value: Any) -> tuple[int, int, int]:
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     try:
-        path = Path(value) if isinstance(value, str | Path) else None
-        data = bytes(value) if path is None else read_bounded(path, MOST_BYTES, f"'{value}'")
+        is_path = isinstance(value, str | Path)
+        data = read_bounded(Path(value), MOST_BYTES, f"'{value}'") if is_path else bytes(value)
     except OSError as error:
         raise DataError(f"'{value}' cannot be read: {error.strerror}") from None
     return _tiff(data) if data.startswith(_TIFF_STARTS) else _pillow(data)

@@ -40,6 +40,16 @@ class Reader:
     outputs: Mapping[str, OutputSettings]
     columns: Mapping[str, str] = field(default_factory=dict)
 
+    def present(self, table: Table) -> "Reader":
+        """The same for a table that need not hold everything: kinds none of whose columns it has are left out."""
+
+        def held(name: str, kind: InputSettings | OutputSettings) -> bool:
+            return any(column in table.columns for column in self._columns(name, kind))
+
+        inputs = {name: kind for name, kind in self.inputs.items() if held(name, kind)}
+        outputs = {name: kind for name, kind in self.outputs.items() if held(name, kind)}
+        return Reader(inputs, outputs, self.columns)
+
     def check_columns(self, table: Table) -> None:
         """Raise `DataError` with the near miss for the first column that the table lacks."""
         for name, kind in [*self.inputs.items(), *self.outputs.items()]:
@@ -60,7 +70,8 @@ class Reader:
         several = columns == kind.table_columns(name) and hasattr(kind, "columns")
         try:
             if several:
-                cells = {column: table.columns[column][index] for column in columns}
+                # Training has all columns; a table to predict on may lack some, whose cells are then masked.
+                cells = {column: table.columns[column][index] for column in columns if column in table.columns}
                 empty = all(is_missing(cell) for cell in cells.values())
                 # Absent, unless an empty cell is an error: then parse says so.
                 return None if empty and kind.nan != "error" else kind.parse(cells)
@@ -107,6 +118,10 @@ class Reader:
                 f"{table.name}: no row of the {split} split has a target for {names}; fill column {columns}, "
                 "or split otherwise."
             )
+
+    def columns_of(self, name: str) -> list[str]:
+        """The table columns that an input or output is read from."""
+        return self._columns(name, self.inputs[name] if name in self.inputs else self.outputs[name])
 
     def _columns(self, name: str, kind: InputSettings | OutputSettings) -> list[str]:
         return [self.columns[name]] if name in self.columns else kind.table_columns(name)

@@ -1,12 +1,14 @@
 """The model: `encode` a batch into latents, `decode` latents into predictions; `forward` is their composition."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from perceivers.cells import is_missing
 from perceivers.elements import Batch, Elements
 from perceivers.errors import DataError, unknown
 from perceivers.inputs import Input, Lifted
@@ -33,6 +35,17 @@ class Fusion(nn.Module):
         return torch.cat([x, self.embeddings[name].expand(*x.shape[:2], -1)], dim=-1)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What is known of a model's training, saved with it.
+
+    absence_seen: the inputs that were absent at times. splits: a digest of each split of the data, by name.
+    """
+
+    absence_seen: tuple[str, ...]
+    splits: Mapping[str, str]
+
+
 class Model(nn.Module):
     """A Perceiver over named inputs and outputs. Made by `perceivers.build` or `perceivers.load`.
 
@@ -57,6 +70,7 @@ class Model(nn.Module):
         self.outputs = nn.ModuleDict({name: outputs[name] for name in sorted(outputs)})
         self.query_fusion = query_fusion
         self.decoder = decoder
+        self.trained: Trained | None = None
 
     def forward(self, batch: "Batch | Mapping[str, Any] | Sequence[Mapping[str, Any]]") -> dict[str, Tensor]:
         """Predictions by output name, each (B, width): logits, or numbers on the standardised scale."""
@@ -94,13 +108,13 @@ class Model(nn.Module):
         return {name: self._output(name).predict(part) for name, part in zip(names, parts, strict=True)}
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
-        """A `Batch` from raw samples: input name → raw value. A name that is left out, or None, is absent."""
+        """A `Batch` from raw samples: input name → raw value. What is left out, None, NaN or empty is absent."""
         for sample in samples:
             for name in sample:
                 if name not in self.inputs:
                     raise unknown("input", name, self.inputs, DataError)
         parsed = {
-            name: [None if s.get(name) is None else kind.parse(s[name]) for s in samples]
+            name: [None if is_missing(s.get(name)) else kind.parse(s[name]) for s in samples]
             for name, kind in self.spec.inputs.items()
         }
         inputs = {
@@ -119,7 +133,12 @@ class Model(nn.Module):
         return output
 
     def _lift(self, name: str, elements: Elements) -> Lifted:
-        return self.inputs[name](elements)
+        read = elements.finite()
+        if read is not elements and self.spec.inputs[name].nan == "error":
+            raise DataError(
+                f"input '{name}' holds NaN or infinity and 'nan: error' is set; repair it, or set nan: mask."
+            )
+        return self.inputs[name](read)
 
     def _queries(self, name: str, batch: int) -> Tensor:
         queries = self._output(name).queries(batch)

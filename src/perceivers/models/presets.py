@@ -29,7 +29,7 @@ _TOWER = {"blocks": 8, "layers": 6, "block_sharing": "all", "cross": {"heads": 1
 
 @dataclass(frozen=True)
 class Preset:
-    """A published model. `parameters` is exact and tested; `result` is the paper's; `licence` is that of its weights."""
+    """A published model. `parameters` is exact and tested, `result` the paper's, `licence` that of its weights."""
 
     name: str
     spec: Mapping[str, Any]

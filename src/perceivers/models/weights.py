@@ -14,7 +14,8 @@ import hashlib
 import json
 import struct
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from torch import nn
 from perceivers.atomic import replace_folder
 from perceivers.errors import ModelError, near_miss
 from perceivers.models.build import build
-from perceivers.models.model import Model
+from perceivers.models.model import Model, Trained
 from perceivers.models.spec import Spec, as_spec
 from perceivers.outputs.category import CategoryOutput
 
@@ -52,19 +53,18 @@ def save(
     folder: Path,
     card: str | None = None,
     recipe: str | None = None,
-    absence_seen: Sequence[str] | None = None,
 ) -> Path:
     """Write `model` to `folder`, replacing a model directory that is there; returns the folder.
 
-    card: Markdown. recipe: YAML text. absence_seen: the inputs that training showed as absent at times (None: unknown).
+    card: Markdown. recipe: YAML text. What `model.trained` knows of its training is saved too.
     Raises `ModelError` when `folder` holds something else than a model, or cannot be written.
     """
     if folder.exists() and not is_model(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"'{folder}' exists and is not a model directory; give another name.")
     labels = {n: list(o.classes or ()) for n, o in model.spec.outputs.items() if isinstance(o, CategoryOutput)}
+    trained = None if model.trained is None else asdict(model.trained)
     # One entry: safetensors writes several in an order that differs from run to run.
-    seen = None if absence_seen is None else sorted(absence_seen)
-    about = json.dumps({"format": FORMAT, "absence_seen": seen})
+    about = json.dumps({"format": FORMAT, "trained": trained}, sort_keys=True)
     try:
         with replace_folder(folder) as temporary:
             tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
@@ -108,7 +108,8 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Model:
             _fill_buffers(module, spec.inputs[name].build(), model.encoder.latents)
         for name, module in model.outputs.items():
             _fill_buffers(module, spec.outputs[name].build(1, 1), model.encoder.latents)
-    _warn_of_absence(model, header, folder)
+    model.trained = _trained(header, folder / WEIGHTS)
+    _warn_of_absence(model, folder)
     return model.eval()
 
 
@@ -205,13 +206,21 @@ def _check_tensors(model: Model, tensors: Mapping[str, torch.Tensor], path: Path
             raise ModelError(f"'{path}' does not fit spec.json: {name} is {given}, wanted {shape}.")
 
 
-def _warn_of_absence(model: Model, header: Mapping[str, Any], folder: Path) -> None:
+def _trained(header: Mapping[str, Any], path: Path) -> Trained | None:
     try:
-        seen = json.loads(header.get("__metadata__", {}).get("perceivers", "{}")).get("absence_seen")
-    except (AttributeError, TypeError, ValueError, RecursionError):
-        raise ModelError(f"'{folder / WEIGHTS}' has a damaged safetensors header.") from None
-    if not isinstance(seen, list) or len(model.inputs) < 2:
+        about = json.loads(header.get("__metadata__", {}).get("perceivers", "{}")).get("trained")
+        if about is None:
+            return None
+        splits = {str(name): str(digest) for name, digest in about["splits"].items()}
+        return Trained(tuple(str(name) for name in about["absence_seen"]), splits)
+    except (AttributeError, TypeError, ValueError, KeyError, RecursionError):
+        raise ModelError(f"'{path}' has a damaged safetensors header.") from None
+
+
+def _warn_of_absence(model: Model, folder: Path) -> None:
+    if model.trained is None or len(model.inputs) < 2:
         return
+    seen = model.trained.absence_seen
     never = [name for name in model.inputs if name not in seen]
     if never:
         warnings.warn(

@@ -54,7 +54,8 @@ class NumberOutput(OutputSettings):
         std = real_spread(mean, np.std(rows, axis=0, where=real))
         if not (std > 0).any():
             raise DataError(
-                f"the target is the same number ({mean.tolist()}) in every training row; there is nothing to learn."
+                f"the target is the same number ({mean.tolist()}) in every training row; there is nothing to learn. "
+                "If it does vary, it does so by less than 32-bit numbers of its size can tell: subtract an offset."
             )
         return self.with_changes(mean=self.mean or mean.tolist(), std=self.std or np.where(std > 0, std, 1.0).tolist())
 

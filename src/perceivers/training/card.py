@@ -28,10 +28,15 @@ def model_card(model: Model, recipe: Recipe, rows: int, scores: Scores | None, s
             for name, value in group.items()
         ]
         lines += [""]
-    dropped = [name for name, p in recipe.training.input_dropout.items() if p > 0]
     lines += ["## Limits", ""]
-    if len(model.spec.inputs) > 1:
-        lines += [f"Trained to do without: {', '.join(dropped) if dropped else 'no input that was never missing'}.", ""]
+    if len(model.spec.inputs) > 1 and model.trained is not None:
+        never = [name for name in sorted(model.spec.inputs) if name not in model.trained.absence_seen]
+        untried = (
+            f"It was never trained without: {', '.join(never)}."
+            if never
+            else "It was trained to do without each input."
+        )
+        lines += [untried, ""]
     lines += ["Scores hold for data drawn as the training data was. Scores on a test split: `perceivers evaluate`.", ""]
     lines += ["## Use", "", "```python", "import perceivers", "", "model = perceivers.load('this folder')", "```", ""]
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def evaluate(
     source: str | None = None,
     split: str | None = None,
     batch_size: int | None = None,
+    device: str = "cpu",
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Score a model directory (or a run folder) and write the result to the folder `out` (default: beside the model).
@@ -37,17 +39,21 @@ def evaluate(
     source: a named data set, table or folder, all of whose rows are scored; default: the recipe's data. split: which of
     the recipe's splits (default: the recipe's, usually test). Returns what metrics.json holds:
 
-        {"model", "split", "samples", "skipped", "loss", "scores": {output: {metric: value}},
+        {"model", "split", "samples", "skipped", "absent", "masked", "same_rows", "loss",
+         "scores": {output: {metric: value}},
          "classes": {output: {class: {precision, recall, f1, support}}},
          "without": {input: {output: {metric: value}}}}     only for models with several inputs
 
-    `skipped` are rows left out as the recipe's `bad_rows: skip` says. A score that the data cannot tell, such as R² of
-    one sample, is None. A confusion matrix is drawn for each category output. Raises `ModelError`, `DataError`, or
+    `skipped` are rows left out as the recipe's `bad_rows: skip` says; `absent` counts samples without an input and
+    `masked` an input's elements that are NaN, infinite, empty or padding. `same_rows`: whether the split is row for row
+    the one of training (None: not known); with a warning when it is not, since it may then hold training rows. Inputs
+    and outputs without a column in `source` are absent, and not scored. A score that the data cannot tell, as R² of one
+    sample, is None. A confusion matrix is drawn for each category output. Raises `ModelError`, `DataError`, or
     `TrainingError` when `out` is something else than an earlier evaluation.
     """
     folder = find_model(Path(model))
     reporter = Reporter(quiet)
-    loaded = load(folder)
+    loaded = load(folder, device)
     recipe = read_recipe(folder / RECIPE) if (folder / RECIPE).is_file() else None
     samples, skipped = _split(loaded, recipe, folder, source, split, reporter)
     target = Path(out) if out is not None else folder.parent / f"evaluation-{samples.name}"
@@ -60,6 +66,9 @@ def evaluate(
         "split": samples.name,
         "samples": len(samples),
         "skipped": skipped,
+        "absent": dict(samples.absent),
+        "masked": dict(samples.masked),
+        "same_rows": _same_rows(loaded, samples, source),
         "loss": _known(whole.loss),
         "scores": _plain(whole),
         "classes": {name: _per_class(loaded, name, counts) for name, counts in whole.confusion.items()},
@@ -89,20 +98,48 @@ def _split(
     """The samples to score, and how many rows were left out."""
     if source is None and recipe is None:
         raise DataError(f"'{folder}' holds no recipe, so it is not known what to score it on; give a source (--data).")
-    if source is not None:
-        columns = recipe.data.columns if recipe else {}
-        settings = DataSettings(source=source, columns=columns)
-    else:
+    if source is None:
         assert recipe is not None, "checked above"
-        settings = recipe.data
-    tables = open_source(settings, Path()) if source is None or not _is_table(Path(source)) else _whole(Path(source))
+        settings, tables = recipe.data, open_source(recipe.data, Path())
+    else:
+        own = {"source": source, "splits": None}
+        settings = recipe.data.with_changes(**own) if recipe else DataSettings(source=source)
+        tables = _whole(Path(source)) if _is_table(Path(source)) else open_source(settings, Path())
     name = split or (ALL if ALL in tables else recipe.evaluation.split if recipe else TEST)
     if name not in tables or not len(tables[name]):
         raise DataError(f"there is no split '{name}'.{near_miss(name, tables)} Splits: {', '.join(tables)}.")
-    reader = Reader(model.spec.inputs, model.spec.outputs, settings.columns)
-    reader.check_columns(tables[name])
-    samples = read_split(name, tables[name], reader, settings, reporter.advance)
+    samples = read_split(
+        name, tables[name], _reader(model, settings, tables[name], reporter), settings, reporter.advance
+    )
     return samples, len(tables[name]) - len(samples)
+
+
+def _reader(model: Model, settings: DataSettings, table: Table, reporter: Reporter) -> Reader:
+    """What of the model this table can be read for: an input without a column is absent, an output is not scored."""
+    whole = Reader(model.spec.inputs, model.spec.outputs, settings.columns)
+    reader = whole.present(table)
+    if not reader.inputs or not reader.outputs:
+        whole.check_columns(table)
+    for name in [*whole.inputs, *whole.outputs]:
+        if name not in reader.inputs and name not in reader.outputs:
+            what = "absent" if name in whole.inputs else "not scored"
+            reporter.note(f"{table.name}: no column {', '.join(whole.columns_of(name))}; '{name}' is {what}")
+    return reader
+
+
+def _same_rows(model: Model, samples: Split, source: str | None) -> bool | None:
+    """Whether the split is the one of training; a table that has grown is split anew, and mixes."""
+    if source is not None or model.trained is None or samples.name not in model.trained.splits:
+        return None
+    same = model.trained.splits[samples.name] == samples.table.digest()
+    if not same:
+        warnings.warn(
+            f"the {samples.name} split is not the one of training: rows were added, removed, changed or reordered, so "
+            "it may hold rows that the model was trained on. Score a table of new rows by source (--data) instead.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return same
 
 
 def _is_table(path: Path) -> bool:

@@ -63,8 +63,8 @@ class Training(pl.LightningModule):
         self.stopped_by: str | None = None
         self.samples = len(prepared.splits[TRAIN])
         self.steps_per_epoch = -(-self.samples // recipe.training.batch_size)
-        # Losses since the last line of the journal; its mean must not depend on where a run was stopped.
         self.handlers = _own_handlers()
+        # Losses since the last line of the journal; its mean must not depend on where a run was stopped.
         self.losses: list[float] = [] if state is None else list(state["losses"])
         self.norm = 0.0
 
@@ -163,6 +163,7 @@ class Training(pl.LightningModule):
         state = {
             "step": self.done,
             "samples": self.samples,
+            "splits": dict(self.model.trained.splits) if self.model.trained else {},
             "spec": self.model.spec.model_dump(mode="json"),
             "model": dict(self.model.state_dict()),
             "optimiser": self._optimiser().state_dict(),

@@ -61,6 +61,7 @@ class TrainingSettings(Settings):
     threads: PositiveInt | None = None
     """CPU threads; None: as torch finds. Bit-identical resumption needs the same number."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """auto: CUDA when there is one, else the CPU."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

@@ -18,7 +18,7 @@ from perceivers.data.prepare import Prepared, prepare
 from perceivers.data.table import TRAIN
 from perceivers.errors import PerceiversError, TrainingError, missing_extra
 from perceivers.models.build import build
-from perceivers.models.model import Model
+from perceivers.models.model import Model, Trained
 from perceivers.models.spec import as_spec
 from perceivers.models.weights import save
 from perceivers.training import rng
@@ -84,7 +84,7 @@ def train(
     )
     model = build(recipe.model, seed=recipe.training.seed)
     if state is not None:
-        _check_same_data(state, recipe, len(prepared.splits[TRAIN]), run)
+        _check_same_data(state, recipe, prepared, run)
         model.load_state_dict(state["model"])
     with _disk(run):
         training = _fit(model, recipe, run, prepared, reporter, state)
@@ -142,11 +142,14 @@ def _check_same(stored: Recipe, given: Recipe, run: Path) -> None:
         )
 
 
-def _check_same_data(state: Mapping[str, Any], recipe: Recipe, samples: int, run: Path) -> None:
+def _check_same_data(state: Mapping[str, Any], recipe: Recipe, prepared: Prepared, run: Path) -> None:
     spec = as_spec(state["spec"])
     changed = [place for place, _, _ in _differences(spec.model_dump(), recipe.model.model_dump(), "model")]
+    samples = len(prepared.splits[TRAIN])
     if state["samples"] != samples:
         changed.append(f"{state['samples']:,} training samples → {samples:,}")
+    elif state["splits"] != {name: split.table.digest() for name, split in prepared.splits.items()}:
+        changed.append("other rows, or the same in another order")
     if changed:
         raise TrainingError(
             f"the data has changed since '{run}' was begun ({', '.join(changed)}). "
@@ -216,12 +219,12 @@ def _fit(
 
     settings, split = recipe.training, prepared.splits[TRAIN]
     steps = settings.total_steps(len(split))
-    absence = [n for n in prepared.inputs if split.absent[n] or settings.input_dropout.get(n)]
+    absence = tuple(n for n in sorted(prepared.inputs) if split.absent[n] or settings.input_dropout.get(n))
+    model.trained = Trained(absence, {name: part.table.digest() for name, part in prepared.splits.items()})
     text = recipe_text(recipe)
 
     def save_best(best: Model, scores: Scores | None, step: int) -> None:
-        card = model_card(best, recipe, len(split), scores, step)
-        save(best, run / "model", card, text, absence)
+        save(best, run / "model", model_card(best, recipe, len(split), scores, step), text)
 
     training = Training(model, recipe, run, steps, prepared, reporter, state, save_best)
     order = Order(len(split), settings.batch_size, settings.seed, training.done, steps)
@@ -230,6 +233,11 @@ def _fit(
     if training.done >= steps:
         raise TrainingError(
             f"'{run}' is complete: {training.done} of {steps} steps. Raise training.epochs or steps to go on."
+        )
+    if settings.patience is not None and training.history.waited >= settings.patience:
+        raise TrainingError(
+            f"'{run}' is complete: it stopped early at step {training.done}, {training.history.waited} looks without a "
+            "better score. Raise training.patience to go on."
         )
     batches = Batches(split, Augmenter(prepared.inputs, settings.augment, settings.seed), settings.mix)
     lr_factor(0, steps, settings.schedule)
@@ -240,7 +248,7 @@ def _fit(
         trainer = pl.Trainer(
             max_steps=steps - training.done,
             max_epochs=-1,
-            accelerator=settings.accelerator,
+            accelerator=_accelerator(settings.accelerator),
             devices=1,
             logger=False,
             enable_checkpointing=False,
@@ -267,6 +275,11 @@ def _plain(error: BaseException) -> BaseException:
     if isinstance(error, PerceiversError) and "DataLoader worker" in str(error):
         return type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip())
     return error
+
+
+def _accelerator(wanted: str) -> str:
+    """`auto` is CUDA when there is one, else the CPU; others, as Apple's, lack the float64 of some inputs."""
+    return wanted if wanted != "auto" else "gpu" if torch.cuda.is_available() else "cpu"
 
 
 @contextmanager

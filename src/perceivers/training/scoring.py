@@ -51,6 +51,15 @@ def score(
     """
     training = model.training
     model.eval()
+    try:
+        return _score(model, split, batch_size, without, advance)
+    finally:
+        model.train(training)
+
+
+def _score(
+    model: Model, split: Split, batch_size: int, without: Sequence[str], advance: Callable[[int, int], None]
+) -> Scores:
     names = list(split.reader.outputs)
     metrics = {n: {k: m.to(model.device) for k, m in output_of(model, n).metrics().items()} for n in names}
     sums, counts = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
@@ -65,7 +74,6 @@ def score(
             counts[name] += int(known.sum())
             output.measure(metrics[name], prediction, target)
     advance(len(split), len(split))
-    model.train(training)
     values, confusion = {}, {}
     for name, group in metrics.items():
         used = {key: metric for key, metric in group.items() if metric.update_called}
