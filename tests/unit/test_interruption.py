@@ -1,9 +1,11 @@
 """What stops a run: a person, a scheduler, numbers that are none, another recipe. Nothing saved is ever lost."""
 
 import hashlib
+import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -16,10 +18,13 @@ import torch
 import toys
 
 from perceivers.cli.main import main
+from perceivers.data.loader import Batches, Order, training_loader
+from perceivers.data.prepare import prepare
 from perceivers.errors import DataError, PerceiversError, TrainingError
 from perceivers.training import module
 from perceivers.training.checkpoints import latest_checkpoint
 from perceivers.training.journal import read_lines
+from perceivers.training.recipe import as_recipe
 from perceivers.training.run import TrainingResult, train
 
 
@@ -363,3 +368,23 @@ def test_a_worker_that_cannot_read_says_it_in_its_own_words(people, tmp_path, mo
         f"people.csv, row 1, column 'picture': image file '{picture}' does not exist; paths in a table are relative to "
         "the table."
     )
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_worker_ends_by_the_signal_of_its_run_and_of_nobody_else(people, own):
+    """Else a process that still holds a loader could never end: Python joins what it has terminated."""
+    recipe = as_recipe(toys.recipe())
+    split = prepare(recipe.data, recipe.model.inputs, recipe.model.outputs, people, toys.silent).splits["train"]
+    before = set(multiprocessing.active_children())
+    loaded = iter(training_loader(Batches(split), Order(24, 8, 0, 0, 100), 1))
+    next(loaded)
+    (worker,) = set(multiprocessing.active_children()) - before
+    if own:
+        worker.terminate()
+    else:
+        subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+        subprocess.run(["kill", "-INT", str(worker.pid)], check=True)
+        assert [next(loaded).size for _ in range(4)] == [8] * 4
+        worker.terminate()
+    worker.join(20)
+    assert worker.exitcode == 0

@@ -1,6 +1,8 @@
 """Batches as a pure function of (seed, step): the same for any number of workers, and after any resume."""
 
+import os
 import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -170,8 +172,17 @@ def training_loader(batches: Batches, order: Order, workers: int) -> DataLoader[
 
 def _leave_signals(worker: int) -> None:
     """Terminals and schedulers signal every process of a run; the first one ends its step, saves, and ends these."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # Linux; elsewhere a SIGTERM to a worker ends the run at its last checkpoint
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_the_run, daemon=True).start()
+
+
+def _end_with_the_run() -> None:
+    """SIGTERM from the run itself, which is how it ends a worker that it no longer needs, is obeyed."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        continue
+    os._exit(0)
 
 
 def evaluation_batches(split: Split, batch_size: int) -> Iterator[Batch]:
