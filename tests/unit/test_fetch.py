@@ -183,7 +183,9 @@ def test_some_files_put_there_by_hand(said):
         fetch(DEBIAN, said.append)
 
 
-@pytest.mark.parametrize("content", [b"", b"not gzip", DATA["toy/labels.txt.gz"][:12]])
+@pytest.mark.parametrize(
+    "content", [b"", b"not gzip", DATA["toy/labels.txt.gz"][:12]], ids=["empty", "not gzip", "cut short"]
+)
 def test_a_broken_file_put_there_by_hand(said, content):
     folder = place(DEBIAN)
     (folder / "values.txt").write_bytes(DATA["toy/values.txt"])

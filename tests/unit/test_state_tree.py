@@ -58,7 +58,9 @@ def test_floats_are_exact(value):
 
 
 @pytest.mark.parametrize(
-    "value", [np.float64(1), np.int64(1), np.zeros(2), {1, 2}, b"x", object(), torch.float32, 1j], ids=repr
+    "value",
+    [np.float64(1), np.int64(1), np.zeros(2), {1, 2}, b"x", object(), torch.float32, 1j],
+    ids=lambda value: type(value).__name__,
 )
 def test_what_a_tree_cannot_hold_is_named_with_its_place(value):
     with pytest.raises(TypeError, match=rf"cannot hold a {type(value).__name__} \(at 'loop/0/best'\)"):
