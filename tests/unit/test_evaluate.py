@@ -143,6 +143,16 @@ class TestSource:
         train(recipe, out=tmp_path / "run", base=tmp_path, quiet=True)
         assert evaluate(tmp_path / "run", source=str(tmp_path / "faces"), quiet=True)["samples"] == 18
 
+    def test_a_target_of_which_only_some_columns_are_there(self, tmp_path):
+        toys.write_people(tmp_path)
+        outputs = {"size": {"kind": "number", "columns": ["age", "height"]}}
+        recipe = toys.recipe(training__steps=1, model__outputs=outputs, model__inputs__facts__columns=["score"])
+        train(recipe, out=tmp_path / "run", base=tmp_path, quiet=True)
+        table = [{key: value for key, value in row.items() if key != "age"} for row in toys.rows()]
+        source = toys.write_csv(tmp_path / "new.csv", table)
+        found = message(DataError, tmp_path / "run", source=str(source))
+        assert found.startswith("new.csv: there is no column 'age' for 'size'.")
+
     def test_a_missing_one(self, trained, tmp_path):
         assert "there is no such file" in message(DataError, trained / "run", source=str(tmp_path / "x.csv"))
         assert "Did you mean 'digits'?" in message(DataError, trained / "run", source="digit")

@@ -65,7 +65,6 @@ def main(arguments: list[str] | None = None) -> None:
     from perceivers.errors import PerceiversError
 
     debug = "--debug" in arguments
-    warnings.showwarning = lambda message, *about, **more: print(f"warning: {message}", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A pipe on Windows has the system's code page; our lines are UTF-8 everywhere.

@@ -118,8 +118,8 @@ def _reader(model: Model, settings: DataSettings, table: Table, reporter: Report
     """What of the model this table can be read for: an input without a column is absent, an output is not scored."""
     whole = Reader(model.spec.inputs, model.spec.outputs, settings.columns)
     reader = whole.present(table)
-    if not reader.inputs or not reader.outputs:
-        whole.check_columns(table)
+    # Nothing to read or to score, or only some columns of an input or output: a slip, not an absence.
+    (reader if reader.inputs and reader.outputs else whole).check_columns(table)
     for name in [*whole.inputs, *whole.outputs]:
         if name not in reader.inputs and name not in reader.outputs:
             what = "absent" if name in whole.inputs else "not scored"
