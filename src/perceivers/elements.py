@@ -52,7 +52,7 @@ class Elements:
 
     def finite(self) -> "Elements":
         """The same elements with every one that holds NaN or infinity masked; itself when there is none."""
-        if not self.values.is_floating_point():
+        if not self.values.is_floating_point() or self.values.is_meta:
             return self
         real = self.values.isfinite().all(-1)
         if self.coords is not None:

@@ -79,7 +79,9 @@ def _fields_at(settings: type[BaseModel], place: list[str]) -> set[str]:
     current: Any = settings
     for part in place:
         current, _ = _step(current, part)
-    return set(current.model_fields) if _is_model(current) else set()
+    # `X | None` ends at a union; so does a place whose tag is missing.
+    models = [current] if _is_model(current) else [model for model in get_args(current) if _is_model(model)]
+    return {name for model in models for name in model.model_fields}
 
 
 def _step(current: Any, part: str) -> tuple[Any, bool]:
