@@ -37,9 +37,12 @@ def read_yaml(text: str, where: str) -> Any:
         raise SpecError(f"{where}: not valid YAML: it is nested too deep.") from None
 
 
-def yaml_text(data: Any) -> str:
-    """`data` as YAML that `read_yaml` reads back to equal data, in the order of its keys."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+def yaml_text(data: Any, flow: bool | None = False, width: int = 110, unicode: bool = True) -> str:
+    """`data` as YAML that `read_yaml` reads back to equal data, in the order of its keys.
+
+    flow: braces and brackets, True everywhere, None for the innermost only. unicode: False writes escapes.
+    """
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=unicode, width=width, default_flow_style=flow)
 
 
 class _Loader(yaml.SafeLoader):

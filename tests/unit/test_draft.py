@@ -338,3 +338,12 @@ def test_any_column_names_give_a_recipe_that_reads_them(tmp_path, columns, data)
         for column in [mapping[name]] if name in mapping else kind.table_columns(name):
             read[column] = kind.kind
     assert read == {name: kind for name, kind in kinds.items() if name not in left_out}
+
+
+def test_a_column_whose_name_looks_like_a_number_stays_a_name(tmp_path):
+    rows = [f"{i / 7},{i % 5},{'xy'[i % 2]}" for i in range(40)]
+    (tmp_path / "t.csv").write_text("\n".join(["1e3,no,label", *rows]) + "\n")
+    text = draft_recipe(tmp_path / "t.csv", out=tmp_path / "recipe.yaml")
+    (tmp_path / "recipe.yaml").write_text(text)
+    columns = [c for kind in read_recipe(tmp_path / "recipe.yaml").model.inputs.values() for c in kind.columns]
+    assert sorted(columns) == ["1e3", "no"]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from perceivers.cells import class_name
 from perceivers.data.files import has_splits, read_splits, read_table
@@ -20,6 +19,7 @@ from perceivers.data.named import NAMED
 from perceivers.data.table import TEST, TRAIN, VALIDATION, Table
 from perceivers.errors import DataError, SpecError, near_miss
 from perceivers.models.spec import as_spec
+from perceivers.plain_yaml import read_yaml
 from perceivers.training.draft_text import recipe_draft_text
 from perceivers.training.recipe import as_recipe
 
@@ -84,7 +84,7 @@ def draft_recipe(table_path: str | Path, target: str | None = None, out: str | P
     is_named = str(table_path) in NAMED and not path.exists()
     draft = _of_named(str(table_path), target) if is_named else _of_table(path, target, out)
     text = recipe_draft_text(draft, f"perceivers init {shlex.quote(str(table_path))}", out)
-    as_recipe(yaml.safe_load(text), f"the recipe drafted for {table_path}")
+    as_recipe(read_yaml(text, str(table_path)), f"the recipe drafted for {table_path}")
     return text
 
 

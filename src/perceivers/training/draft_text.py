@@ -8,9 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from perceivers.models.spec import as_spec
+from perceivers.plain_yaml import read_yaml, yaml_text
 
 if TYPE_CHECKING:
     from perceivers.training.draft import Draft
@@ -166,13 +165,13 @@ def _yaml(data: Mapping[str, Any], indent: str) -> list[str]:
     lines = []
     for key, value in data.items():
         style = None if isinstance(value, dict | list) else False
-        dump = partial(yaml.safe_dump, {key: value}, sort_keys=False, default_flow_style=style, width=WIDTH)
+        dump = partial(yaml_text, {key: value}, style, WIDTH)
         # The dumper writes some line separators so that they read back as spaces; its escapes read back exactly.
-        text = dump(allow_unicode=True)
-        text = text if yaml.safe_load(text) == {key: value} else dump(allow_unicode=False)
+        text = dump()
+        text = text if read_yaml(text, key) == {key: value} else dump(unicode=False)
         lines += [f"{indent}{line}" for line in text.split("\n")[:-1]]
     return lines
 
 
 def _flow(data: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(data), sort_keys=False, default_flow_style=True, width=10 * WIDTH).strip()
+    return yaml_text(dict(data), flow=True, width=10 * WIDTH, unicode=False).strip()
