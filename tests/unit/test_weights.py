@@ -264,8 +264,8 @@ def test_nothing_is_pickled(folder):
 @pytest.mark.parametrize(
     ("seen", "warned"), [(None, None), ([], "photo, row, tags"), (["row"], "photo, tags"), (["tags", "photo"], "row")]
 )
-def test_the_warning_about_absence(model, tmp_path, seen, warned):
-    model.trained = None if seen is None else Trained(tuple(seen), {})
+def test_the_warning_about_absence(model, tmp_path, monkeypatch, seen, warned):
+    monkeypatch.setattr(model, "trained", None if seen is None else Trained(tuple(seen), {}))
     folder = save(model, tmp_path / "model")
     if warned is None:
         load(folder)
@@ -276,11 +276,12 @@ def test_the_warning_about_absence(model, tmp_path, seen, warned):
     assert caught[0].filename == __file__, "it points at the caller's line"
 
 
-def test_no_warning_where_nothing_can_be_missing_or_all_was(model, tmp_path):
+def test_no_warning_where_nothing_can_be_missing_or_all_was(model, tmp_path, monkeypatch):
     one = build({**SPEC, "inputs": {"row": SPEC["inputs"]["row"]}}, seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        one.trained, model.trained = Trained((), {}), Trained(("photo", "row", "tags"), {})
+        one.trained = Trained((), {})
+        monkeypatch.setattr(model, "trained", Trained(("photo", "row", "tags"), {}))
         load(save(one, tmp_path / "one"))
         load(save(model, tmp_path / "all"))
 
