@@ -7,9 +7,6 @@ import numpy as np
 
 from perceivers.errors import DataError, near_miss
 
-# A spread that float32 could not tell from the mean is rounding, not variation.
-_RESOLUTION = float(np.finfo(np.float32).eps)
-
 
 def class_name(cell: Any) -> str | None:
     """A cell as a class name: None for empty and NaN; whole floats read as integers: 3.0 and 3 are one class."""
@@ -58,6 +55,11 @@ def cells_of(value: Any, columns: Sequence[str]) -> list[Any]:
     return list(value)
 
 
-def real_spread(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """`std` with exactly 0 for constant columns, whose computed spread may be some rounding."""
-    return np.where(std > _RESOLUTION * np.abs(mean), std, 0.0)
+def real_spread(mean: np.ndarray, std: np.ndarray, values: type[np.floating]) -> np.ndarray:
+    """`std` with exactly 0 for constant columns, whose computed spread may be some rounding.
+
+    A spread that numbers of the type `values` could not tell from the mean is rounding, not variation. Of float64 a few
+    thousand times that is: a mean over many rows rounds too.
+    """
+    resolution = float(np.finfo(values).eps) * (4096 if values is np.float64 else 1)
+    return np.where(std > resolution * np.abs(mean), std, 0.0)

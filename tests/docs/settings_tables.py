@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from perceivers.settings import Settings
 from perceivers.training.recipe import Recipe
@@ -40,14 +40,14 @@ def _settings_in(annotation: Any) -> Iterator[type[Settings]]:
 
 def fields(settings: type[Settings]) -> dict[str, str]:
     """Field → its default as the docs write it. `kind` is the section's own name."""
-    return {name: default(field) for name, field in settings.model_fields.items() if name != "kind"}
+    return {name: default(settings, name) for name in settings.model_fields if name != "kind"}
 
 
-def default(field: FieldInfo) -> str:
+def default(settings: type[BaseModel], name: str) -> str:
     """`needed`, or the default as YAML would have it: `64`, `none`, `{kind: pixels}`."""
-    if field.is_required():
+    if settings.model_fields[name].is_required():
         return "needed"
-    return f"`{_written(field.get_default(call_default_factory=True))}`"
+    return f"`{_written(_plain_default(settings, name))}`"
 
 
 def _written(value: Any) -> str:
@@ -71,7 +71,9 @@ def _written(value: Any) -> str:
 
 
 def _plain_default(settings: type[BaseModel], name: str) -> Any:
-    return settings.model_fields[name].get_default(call_default_factory=True)
+    """Some defaults follow from other settings, which then have their own defaults."""
+    given = {n: f.default for n, f in settings.model_fields.items() if f.default is not PydanticUndefined}
+    return settings.model_fields[name].get_default(call_default_factory=True, validated_data=given)
 
 
 def tables(page: Path) -> Iterator[tuple[str, dict[str, tuple[str, str]]]]:

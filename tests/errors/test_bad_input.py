@@ -242,7 +242,9 @@ class TestNotFinite:
     def test_in_numbers_it_is_masked_and_counted(self, people, capfd, cell):
         change(people, 2, age=cell)
         train(toys.recipe(training__steps=2), out=people / "run", base=people)
-        assert "facts: absent in 0 samples; 1 elements masked (padding, NaN or empty)" in capfd.readouterr().err
+        assert (
+            "facts: absent in 0 samples; 1 cells masked (NaN, infinite or empty), 0 padding" in capfd.readouterr().err
+        )
 
     @pytest.mark.parametrize("cell", ["NaN", "inf"])
     def test_or_an_error(self, people, cell):

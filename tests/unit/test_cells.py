@@ -76,12 +76,19 @@ def test_cells_that_do_not_fit_the_columns():
 @pytest.mark.parametrize("rows", [2, 7, 1000])
 def test_the_spread_of_a_constant_is_nothing(value, rows):
     column = np.full((rows, 1), value)
-    assert real_spread(column.mean(0), column.std(0)).tolist() == [0.0]
+    for values in (np.float32, np.float64):
+        assert real_spread(column.mean(0), column.std(0), values).tolist() == [0.0]
 
 
 def test_a_small_but_real_spread_stays():
     column = np.array([[1e6], [1e6 + 1]])
-    assert real_spread(column.mean(0), column.std(0)).tolist() == [0.5]
+    assert real_spread(column.mean(0), column.std(0), np.float32).tolist() == [0.5]
+
+
+def test_what_only_float64_can_tell_apart():
+    column = np.array([[1.7e9], [1.7e9 + 1]])
+    assert real_spread(column.mean(0), column.std(0), np.float32).tolist() == [0.0]
+    assert real_spread(column.mean(0), column.std(0), np.float64).tolist() == [0.5]
 
 
 @pytest.mark.parametrize("cell", ["1_000", b"1_000", " 1_0.5"])

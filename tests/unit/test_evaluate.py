@@ -40,7 +40,7 @@ class TestMetrics:
     def test_the_file_is_what_is_returned(self, result):
         out, found = result
         assert json.loads((out / "metrics.json").read_text(), parse_constant=pytest.fail) == found
-        counts = {"samples", "skipped", "absent", "masked", "same_rows"}
+        counts = {"samples", "skipped", "absent", "masked", "padded", "same_rows"}
         assert set(found) == {"model", "split", "loss", "scores", "classes", "without"} | counts
         assert found["same_rows"] is True
         assert found["model"] == "run/model"

@@ -70,7 +70,16 @@ def test_masked_ids_may_be_anything(garbage):
 
 def test_widths_that_cannot_be_added():
     with pytest.raises(SpecError, match="positions of 64 channels cannot be added to elements of 32"):
-        TextInput(channels=32).build()
+        TextInput(channels=32, position={"kind": "learned", "channels": 64, "join": "add"}).build()
+
+
+def test_positions_are_as_wide_as_the_embedding_unless_told_otherwise():
+    assert TextInput(channels=32).build().channels == 32
+
+
+def test_padding_is_counted_apart():
+    sample = TextInput(length=8).parse("abc")
+    assert (sample.padding, sample.masked) == (5, 0)
 
 
 @pytest.mark.parametrize(("cell", "text"), [(7, "7"), (7.0, "7"), (np.float64(7), "7"), (7.5, "7.5")])

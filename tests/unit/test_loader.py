@@ -53,7 +53,7 @@ def split(
     table = Table(cells, "made", Path())
     reader = Reader(inputs, outputs)
     zero = dict.fromkeys(inputs, 0)
-    return Split("train", table, reader, [reader.row(table, i) for i in range(count)], zero, zero)
+    return Split("train", table, reader, [reader.row(table, i) for i in range(count)], zero, zero, zero)
 
 
 def rows_of(batch: Batch) -> list[int]:

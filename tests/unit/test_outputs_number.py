@@ -80,6 +80,25 @@ def test_answers_in_the_columns_units():
     assert named.answer("age", torch.tensor([[1.5]])) == [{"age": 13.0}]
 
 
+def test_times_in_seconds_keep_their_differences():
+    """float32 knows 1.7e9 to two minutes only; the whole way from cell to score is in float64."""
+    targets = [(1.7e9,), (1.7e9 + 1,), (1.7e9 + 2,), (NAN,)]
+    settings = NumberOutput().fit(targets)
+    assert settings.mean == (1.7e9 + 1,)
+    assert settings.std == pytest.approx((math.sqrt(2 / 3),), rel=1e-12)
+    module = settings.build(4, 4)
+    wanted = settings.collate(targets)
+    prediction = torch.tensor([[-1.0], [0.0], [0.0], [0.0]])
+    losses, known = module.loss(prediction, wanted)
+    assert known.tolist() == [True, True, True, False]
+    assert losses.tolist()[1:3] == pytest.approx([0.0, 1.5])
+    assert module.answer("time", prediction)[0]["time"] == pytest.approx(1.7e9 + 1 - math.sqrt(2 / 3), abs=1e-6)
+    metrics = module.metrics()
+    module.measure(metrics, prediction, wanted)
+    assert metrics["mae"].compute().item() == pytest.approx((1 - math.sqrt(2 / 3) + 0 + 1) / 3, abs=1e-6)
+    assert metrics["r2"].compute().item() == pytest.approx(1 - ((1 - math.sqrt(2 / 3)) ** 2 + 1) / 2, abs=1e-6)
+
+
 def test_faults():
     with pytest.raises(DataError, match="'old' is not a number"):
         NumberOutput().parse("old")

@@ -65,7 +65,7 @@ def test_the_loss_is_the_weighted_sum(case):
     for name, weight in (("label", 2.0), ("score", 0.5)):
         other = next(n for n in OUTPUTS if n != name)
         rows = [type(row)(row.inputs, {**row.targets, other: unknown(other)}) for row in split.rows]
-        parts[name] = score(model, Split("v", split.table, split.reader, rows, {}, {}), 100).loss / weight
+        parts[name] = score(model, Split("v", split.table, split.reader, rows, {}, {}, {}), 100).loss / weight
     assert both == pytest.approx(2.0 * parts["label"] + 0.5 * parts["score"], rel=1e-6)
 
 
@@ -90,7 +90,7 @@ def test_any_batch_size_gives_the_same(tmp_path, batch_size):
 def test_without_an_input_is_with_that_input_absent(case):
     model, split = case
     rows = [type(row)({**row.inputs, "photo": None}, row.targets) for row in split.rows]
-    lacking = Split("v", split.table, split.reader, rows, {}, {})
+    lacking = Split("v", split.table, split.reader, rows, {}, {}, {})
     assert score(model, split, 5, without=["photo"]) == score(model, lacking, 5)
     assert score(model, split, 5, without=["photo"]).loss != score(model, split, 5).loss
 
@@ -98,17 +98,17 @@ def test_without_an_input_is_with_that_input_absent(case):
 def test_an_output_whose_targets_are_all_unknown_has_no_scores(case):
     model, split = case
     rows = [type(row)(row.inputs, {**row.targets, "label": -1}) for row in split.rows]
-    scores = score(model, Split("v", split.table, split.reader, rows, {}, {}), 5)
+    scores = score(model, Split("v", split.table, split.reader, rows, {}, {}, {}), 5)
     assert scores.values["label"] == {}
     assert "label" not in scores.confusion
     rows = [type(row)(row.inputs, {"label": -1, "score": (math.nan,)}) for row in rows]
-    assert math.isnan(score(model, Split("v", split.table, split.reader, rows, {}, {}), 5).loss)
+    assert math.isnan(score(model, Split("v", split.table, split.reader, rows, {}, {}, {}), 5).loss)
 
 
 def test_one_sample(case):
     """R² needs two; all else is told."""
     model, split = case
-    scores = score(model, Split("v", split.table.take([0]), split.reader, split.rows[:1], {}, {}), 5)
+    scores = score(model, Split("v", split.table.take([0]), split.reader, split.rows[:1], {}, {}, {}), 5)
     assert math.isnan(scores.values["score"]["r2"])
     assert scores.values["label"]["accuracy"] in (0.0, 1.0)
 

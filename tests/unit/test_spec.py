@@ -56,6 +56,13 @@ def test_names_that_are_free(name):
     assert name in as_spec({**SMALL, "inputs": {name: SMALL["inputs"]["photo"]}}).inputs
 
 
+@pytest.mark.parametrize("name", ["row", "file", "error"])
+def test_outputs_are_not_called_what_predictions_hold_besides(name):
+    answer = SMALL["outputs"]["label"]
+    refused({"outputs": {name: answer}}, f"an output cannot be called '{name}': .* call it '{name}_answer'")
+    assert name in as_spec({**SMALL, "inputs": {name: SMALL["inputs"]["photo"]}}).inputs
+
+
 def test_an_input_and_an_output_are_needed():
     refused({"inputs": {}}, "inputs: .*at least 1 item")
     refused({"outputs": {}}, "outputs: .*at least 1 item")

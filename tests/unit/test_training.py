@@ -254,9 +254,9 @@ class TestWhatIsLearnedFrom:
         toys.write_recipe(tmp_path / "toy.yaml", toys.recipe(training__input_dropout={}, training__batch_size=1))
         result = train(tmp_path / "toy.yaml", out=tmp_path / "run")
         said = capfd.readouterr().err
-        assert "facts: absent in 12 samples; 0 elements masked (padding, NaN or empty)" in said
+        assert "facts: absent in 12 samples; 0 cells masked (NaN, infinite or empty), 0 padding" in said
         assert "photo: absent in 12 samples" in said
-        assert "facts: absent in 0 samples; 12 elements masked" in said
+        assert "facts: absent in 0 samples; 12 cells masked" in said
         load(result.model)
         assert not recwarn.list, "training saw each input absent, so nothing is untried"
 

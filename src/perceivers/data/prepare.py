@@ -129,7 +129,11 @@ class Reader:
 
 @dataclass
 class Split:
-    """One split, ready: `rows` holds the parsed samples, or None when they are read again each time."""
+    """One split, ready: `rows` holds the parsed samples, or None when they are read again each time.
+
+    absent: samples without that input. masked: its cells that were NaN, infinite or empty. padded: its cells that only
+    fill up a fixed length.
+    """
 
     name: str
     table: Table
@@ -137,6 +141,7 @@ class Split:
     rows: list[Row] | None
     absent: Mapping[str, int]
     masked: Mapping[str, int]
+    padded: Mapping[str, int]
 
     def __len__(self) -> int:
         return len(self.table)
@@ -193,7 +198,7 @@ def read_split(name: str, table: Table, reader: Reader, settings: DataSettings, 
     rows: list[Row] = []
     kept: list[int] = []
     faults: list[str] = []
-    absent, masked = dict.fromkeys(reader.inputs, 0), dict.fromkeys(reader.inputs, 0)
+    absent, masked, padded = (dict.fromkeys(reader.inputs, 0) for _ in range(3))
     keep, used = True, 0
     for index in range(len(table)):
         advance(f"reading {name}", index, len(table))
@@ -204,9 +209,12 @@ def read_split(name: str, table: Table, reader: Reader, settings: DataSettings, 
             continue
         kept.append(index)
         for key, sample in row.inputs.items():
-            absent[key] += sample is None
-            masked[key] += 0 if sample is None else sample.masked
-            used += 0 if sample is None else sample.values.nbytes
+            if sample is None:
+                absent[key] += 1
+                continue
+            masked[key] += sample.masked
+            padded[key] += sample.padding
+            used += sample.values.nbytes
         keep = keep and used <= settings.keep_bytes
         if keep:
             rows.append(row)
@@ -218,7 +226,7 @@ def read_split(name: str, table: Table, reader: Reader, settings: DataSettings, 
     if faults:
         table = table.take(kept)
     reader.check_targets(table, name)
-    return Split(name, table, reader, rows if keep else None, absent, masked)
+    return Split(name, table, reader, rows if keep else None, absent, masked, padded)
 
 
 @dataclass

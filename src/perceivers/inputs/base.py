@@ -31,16 +31,18 @@ class Sample:
 
     values: (n1, …, nA, C) on a grid, or (M, C) with `coords` (M, A).
     mask: True = real, shaped as the cells; None = all.
+    padding: how many of the masked cells only fill up a fixed length; the others were NaN, infinite or empty.
     """
 
     values: np.ndarray
     coords: np.ndarray | None = None
     mask: np.ndarray | None = None
+    padding: int = 0
 
     @property
     def masked(self) -> int:
-        """How many elements are masked."""
-        return 0 if self.mask is None else int((~self.mask).sum())
+        """How many cells are masked because they were NaN, infinite or empty."""
+        return 0 if self.mask is None else int((~self.mask).sum()) - self.padding
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def moments(samples: Iterable[Sample], channels: int) -> tuple[list[float], list
     if count == 0 or shift is None:
         raise DataError("no real element in the training split, so no mean and standard deviation can be learned.")
     mean = total / count
-    std = real_spread(mean + shift, np.sqrt(np.maximum(square / count - mean**2, 0.0)))
+    std = real_spread(mean + shift, np.sqrt(np.maximum(square / count - mean**2, 0.0)), np.float32)
     return (mean + shift).tolist(), np.where(std > 0, std, 1.0).tolist()
 
 

@@ -22,8 +22,9 @@ class NumberCells(Input):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], channels: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
+        # In the table's own float64: large numbers, such as times in seconds, lose their differences in float32.
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float64), persistent=False)
         # One number in, so fan-in is 1: the vectors start at unit scale, as large as the standardised numbers.
         self.weight = learned_array(len(mean), channels, std=1.0)
         self.position = LearnedPosition((len(mean),), channels, std=1.0)
@@ -31,7 +32,6 @@ class NumberCells(Input):
 
     def forward(self, elements: Elements) -> Lifted:
         """Content (B, columns, C), position (columns, C), mask."""
-        # In the table's own float64: large numbers, such as times in seconds, lose their differences in float32.
         dtype = torch.promote_types(elements.values.dtype, torch.float32)
         x = (elements.values[..., 0].to(dtype) - self.mean.to(dtype)) / self.std.to(dtype)
         if elements.mask is not None:

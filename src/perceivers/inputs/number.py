@@ -50,7 +50,7 @@ class NumberInput(InputSettings):
             if not any_real:
                 raise DataError(f"column '{column}' has no number in the training split; leave it out of the input.")
         mean = np.mean(rows, axis=0, where=real)
-        std = real_spread(mean, np.std(rows, axis=0, where=real))
+        std = real_spread(mean, np.std(rows, axis=0, where=real), np.float64)
         return self.with_changes(mean=self.mean or mean.tolist(), std=self.std or np.where(std > 0, std, 1.0).tolist())
 
     def elements(self) -> int:

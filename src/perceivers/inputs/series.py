@@ -109,7 +109,7 @@ class SeriesInput(InputSettings):
         padded[: len(values)] = values
         real = np.zeros(self.steps, bool)
         real[: len(values)] = True if mask is None else mask
-        return Sample(padded, mask=real)
+        return Sample(padded, mask=real, padding=self.steps - len(values))
 
     def _irregular(self, values: np.ndarray, times: Any) -> Sample:
         if times is None:

@@ -30,7 +30,7 @@ class TextInput(InputSettings):
     """Longer text: an error, or only its first `length` bytes."""
     channels: PositiveInt = 64
     """Width of a byte's embedding."""
-    position: Position = Field(default_factory=lambda: Learned(channels=64, join="add"))
+    position: Position = Field(default_factory=lambda given: Learned(channels=given["channels"], join="add"))
 
     @model_validator(mode="after")
     def _nothing_is_nan(self) -> Self:
@@ -68,7 +68,7 @@ class TextInput(InputSettings):
             data = data[: self.length]
         values = np.zeros((self.length, 1), np.int64)
         values[: len(data), 0] = np.frombuffer(data, np.uint8).astype(np.int64) + SPECIAL_TOKENS
-        return Sample(values, mask=np.arange(self.length) < len(data))
+        return Sample(values, mask=np.arange(self.length) < len(data), padding=self.length - len(data))
 
     def elements(self) -> int:
         """M: one element a byte."""

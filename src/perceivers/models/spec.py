@@ -14,6 +14,8 @@ from perceivers.settings import Settings, parse_settings
 
 # Attributes that torch's containers have only as objects.
 _TAKEN = {"training"}
+# What a prediction says besides the answers, under these very names.
+RESERVED_OUTPUTS = ("row", "file", "error")
 
 Activation = Literal["gelu_tanh", "gelu", "relu_squared"]
 
@@ -124,6 +126,12 @@ class Spec(Settings):
                 raise ValueError(f"'{name}' cannot be a name: use letters, digits and underscores, no leading digit")
             if hasattr(nn.ModuleDict, name) or hasattr(nn.ParameterDict, name) or name in _TAKEN:
                 raise ValueError(f"'{name}' is taken by torch's containers; call it '{name}_input' or the like")
+        for name in RESERVED_OUTPUTS:
+            if name in self.outputs:
+                raise ValueError(
+                    f"an output cannot be called '{name}': predictions have a key of that name "
+                    f"({', '.join(RESERVED_OUTPUTS)} are taken); call it '{name}_answer' or the like"
+                )
         return self
 
 

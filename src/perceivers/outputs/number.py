@@ -51,17 +51,19 @@ class NumberOutput(OutputSettings):
         if not real.any(0).all():
             raise DataError("a target column has no number in the training split; there is nothing to learn.")
         mean = np.mean(rows, axis=0, where=real)
-        std = real_spread(mean, np.std(rows, axis=0, where=real))
+        std = real_spread(mean, np.std(rows, axis=0, where=real), np.float64)
         if not (std > 0).any():
             raise DataError(
-                f"the target is the same number ({mean.tolist()}) in every training row; there is nothing to learn. "
-                "If it does vary, it does so by less than 32-bit numbers of its size can tell: subtract an offset."
+                f"the target is the same number ({mean.tolist()}) in every training row; there is nothing to learn."
             )
         return self.with_changes(mean=self.mean or mean.tolist(), std=self.std or np.where(std > 0, std, 1.0).tolist())
 
     def collate(self, targets: Sequence[Any]) -> Tensor:
-        """(B, columns) float32 in the columns' units; NaN is unknown."""
-        return torch.tensor(np.array(targets, dtype=np.float64), dtype=torch.float32)
+        """(B, columns) float64 in the columns' units, since float32 cannot tell one second of 2026 from the next.
+
+        NaN is unknown.
+        """
+        return torch.from_numpy(np.array(targets, dtype=np.float64))
 
     def build(self, query_channels: int, read_channels: int, averaging: bool = False) -> "NumberHead":
         """The module."""
@@ -94,33 +96,37 @@ class NumberHead(Output):
         super().__init__(settings.query, query_channels, read_channels, len(settings.mean), averaging)
         self.columns = settings.columns
         self.criterion = _LOSSES[settings.loss]
-        self.register_buffer("mean", torch.tensor(settings.mean, dtype=torch.float32), persistent=False)
-        self.register_buffer("std", torch.tensor(settings.std, dtype=torch.float32), persistent=False)
+        self.register_buffer("mean", torch.tensor(settings.mean, dtype=torch.float64), persistent=False)
+        self.register_buffer("std", torch.tensor(settings.std, dtype=torch.float64), persistent=False)
 
     def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The chosen loss on the standardised scale, averaged over an example's known columns."""
         real = target.isfinite()
-        wanted = torch.where(real, (target.float() - self.mean) / self.std, target.new_zeros(()))
+        wanted = torch.where(real, (target.double() - self.mean) / self.std, target.new_zeros(()))
         losses = self.criterion(prediction.float(), wanted.float(), reduction="none") * real
         return losses.sum(-1) / real.sum(-1).clamp(min=1), real.any(-1)
 
     def physical(self, prediction: Tensor) -> Tensor:
-        """(B, columns) in the columns' units."""
-        return prediction.float() * self.std + self.mean
+        """(B, columns) float64 in the columns' units."""
+        return prediction.double() * self.std + self.mean
 
     def metrics(self) -> "dict[str, Metric]":
         """Mean absolute error, root mean squared error (the columns' units) and R², over all columns together."""
         from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score
 
-        return {"mae": MeanAbsoluteError(), "rmse": MeanSquaredError(squared=False), "r2": R2Score()}
+        found = {"mae": MeanAbsoluteError(), "rmse": MeanSquaredError(squared=False), "r2": R2Score()}
+        return {name: metric.set_dtype(torch.float64) for name, metric in found.items()}
 
     def measure(self, metrics: "Mapping[str, Metric]", prediction: Tensor, target: Tensor) -> None:
         """Add a batch; unknown targets are left out."""
         real = target.isfinite()
         if not bool(real.any()):
             return
+        # About one number for all columns, which changes no score: R² adds up squares, and those of times of 1.7e9 s
+        # would leave nothing of their differences.
+        centre = self.mean.mean()
         for metric in metrics.values():
-            metric.update(self.physical(prediction)[real], target[real].float())
+            metric.update((self.physical(prediction) - centre)[real], (target.double() - centre)[real])
 
     def answer(self, name: str, prediction: Tensor) -> list[dict[str, Any]]:
         """{name: number} a sample, or {name_column: number, …} for several columns."""

@@ -39,17 +39,17 @@ def evaluate(
     source: a named data set, table or folder, all of whose rows are scored; default: the recipe's data. split: which of
     the recipe's splits (default: the recipe's, usually test). Returns what metrics.json holds:
 
-        {"model", "split", "samples", "skipped", "absent", "masked", "same_rows", "loss",
+        {"model", "split", "samples", "skipped", "absent", "masked", "padded", "same_rows", "loss",
          "scores": {output: {metric: value}},
          "classes": {output: {class: {precision, recall, f1, support}}},
          "without": {input: {output: {metric: value}}}}     only for models with several inputs
 
     `skipped` are rows left out as the recipe's `bad_rows: skip` says; `absent` counts samples without an input and
-    `masked` an input's elements that are NaN, infinite, empty or padding. `same_rows`: whether the split is row for row
-    the one of training (None: not known); with a warning when it is not, since it may then hold training rows. Inputs
-    and outputs without a column in `source` are absent, and not scored. A score that the data cannot tell, as R² of one
-    sample, is None. A confusion matrix is drawn for each category output. Raises `ModelError`, `DataError`, or
-    `TrainingError` when `out` is something else than an earlier evaluation.
+    `masked` an input's cells that are NaN, infinite or empty, `padded` those that fill up its length. `same_rows`:
+    whether the split is row for row the one of training (None: not known); with a warning when it is not, since it may
+    then hold training rows. Inputs and outputs without a column in `source` are absent, and not scored. A score that
+    the data cannot tell, as R² of one sample, is None. A confusion matrix is drawn for each category output. Raises
+    `ModelError`, `DataError`, or `TrainingError` when `out` is something else than an earlier evaluation.
     """
     folder = find_model(Path(model))
     reporter = Reporter(quiet)
@@ -68,6 +68,7 @@ def evaluate(
         "skipped": skipped,
         "absent": dict(samples.absent),
         "masked": dict(samples.masked),
+        "padded": dict(samples.padded),
         "same_rows": _same_rows(loaded, samples, source),
         "loss": _known(whole.loss),
         "scores": _plain(whole),

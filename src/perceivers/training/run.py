@@ -24,6 +24,7 @@ from perceivers.models.weights import save
 from perceivers.training import rng
 from perceivers.training.card import model_card
 from perceivers.training.checkpoints import latest_checkpoint
+from perceivers.training.lock import RunLock
 from perceivers.training.recipe import Recipe, as_recipe, read_recipe, recipe_text, with_overrides
 from perceivers.training.reporter import Reporter, clock
 from perceivers.training.schedules import lr_factor
@@ -67,11 +68,24 @@ def train(
     """
     started = time.monotonic()
     recipe, name, base = _recipe(recipe, overrides, base)
+    run = Path(out) if out is not None else Path("runs") / name
+    with RunLock(run) as lock:
+        training = _train(recipe, base, resume, lock, Reporter(quiet))
+    seconds = time.monotonic() - started
+    best = training.history
+    result = TrainingResult(run, run / "model", training.done, best.metric, best.best, seconds, training.stopped_by)
+    _close(result, training.steps, training.reporter)
+    return result
+
+
+def _train(recipe: Recipe, base: Path, resume: bool, lock: RunLock, reporter: Reporter) -> Any:
+    """The finished `Training`. The lock is taken at once to resume, for a new run when its folder is made."""
+    run = lock.run
     if recipe.training.accelerator == "gpu" and not torch.accelerator.is_available():
         raise TrainingError("training.accelerator is gpu, but torch finds none here; set auto or cpu.")
-    run = Path(out) if out is not None else Path("runs") / name
-    reporter = Reporter(quiet)
     with _disk(run):
+        if resume and run.is_dir():
+            lock.take()
         state = _open_run(run, recipe, resume, reporter)
     if recipe.training.threads is not None:
         torch.set_num_threads(recipe.training.threads)
@@ -87,12 +101,7 @@ def train(
         _check_same_data(state, recipe, prepared, run)
         model.load_state_dict(state["model"])
     with _disk(run):
-        training = _fit(model, recipe, run, prepared, reporter, state)
-    seconds = time.monotonic() - started
-    best = training.history
-    result = TrainingResult(run, run / "model", training.done, best.metric, best.best, seconds, training.stopped_by)
-    _close(result, training.steps, reporter)
-    return result
+        return _fit(model, recipe, lock, prepared, reporter, state)
 
 
 def _recipe(
@@ -183,10 +192,10 @@ def _tell(prepared: Prepared, reporter: Reporter) -> None:
         skipped = f", {prepared.skipped[name]} bad rows left out" if prepared.skipped[name] else ""
         reporter.note(f"{name}: {len(split):,} samples{skipped}")
         for key in split.absent:
-            if split.absent[key] or split.masked[key]:
+            if split.absent[key] or split.masked[key] or split.padded[key]:
                 reporter.note(
-                    f"  {key}: absent in {split.absent[key]:,} samples; {split.masked[key]:,} elements masked "
-                    "(padding, NaN or empty)"
+                    f"  {key}: absent in {split.absent[key]:,} samples; {split.masked[key]:,} cells masked "
+                    f"(NaN, infinite or empty), {split.padded[key]:,} padding"
                 )
 
 
@@ -209,7 +218,7 @@ def _begin_run(run: Path, recipe: Recipe) -> None:
 
 
 def _fit(
-    model: Model, recipe: Recipe, run: Path, prepared: Prepared, reporter: Reporter, state: dict[str, Any] | None
+    model: Model, recipe: Recipe, lock: RunLock, prepared: Prepared, reporter: Reporter, state: dict[str, Any] | None
 ) -> Any:
     try:
         import lightning.pytorch as pl
@@ -217,7 +226,7 @@ def _fit(
         raise missing_extra("lightning", "train", "training") from None
     from perceivers.training.module import Training
 
-    settings, split = recipe.training, prepared.splits[TRAIN]
+    run, settings, split = lock.run, recipe.training, prepared.splits[TRAIN]
     steps = settings.total_steps(len(split))
     absence = tuple(n for n in sorted(prepared.inputs) if split.absent[n] or settings.input_dropout.get(n))
     model.trained = Trained(absence, {name: part.table.digest() for name, part in prepared.splits.items()})
@@ -242,6 +251,7 @@ def _fit(
     batches = Batches(split, Augmenter(prepared.inputs, settings.augment, settings.seed), settings.mix)
     lr_factor(0, steps, settings.schedule)
     # Whatever does not fit has been found by now; from here on there is a run folder.
+    lock.take()
     _begin_run(run, recipe)
     rng.seed_everything(settings.seed)
     with _quiet_engine():
