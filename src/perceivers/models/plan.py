@@ -21,6 +21,7 @@ from perceivers.models.build import build
 from perceivers.models.model import Model
 from perceivers.models.spec import Spec, as_spec
 from perceivers.nn import MLP, Attention, CrossAttend, Decoder, SelfAttend
+from perceivers.nn.attention.planner import absorbs
 from perceivers.nn.position import FourierPosition
 from perceivers.nn.stem import ConvStem
 from perceivers.outputs import Output, OutputSettings
@@ -326,6 +327,10 @@ def _block_floats(attention: Attention, mlp: MLP, queries: int, elements: int | 
     qk, v = attention.query.out_features, attention.value.out_features
     # Normalised, query, read, residual sum, normalised, hidden before and after its activation, result.
     own = queries * (4 * width + qk + v + 2 * mlp.hidden.out_features)
+    if elements is not None and absorbs(queries, elements, read, qk, v, attention.heads):
+        # No keys, values or normalised copy: each head's queries and what they read are as wide as the elements.
+        wide = attention.heads * queries * read
+        return own + 2 * wide, 4 * wide + elements * read
     others = queries if elements is None else elements
     read_in = others * (qk + v) + (0 if elements is None else elements * read)
     weights = 0 if qk == v else attention.heads * queries * others

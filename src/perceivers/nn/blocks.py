@@ -82,7 +82,7 @@ class CrossAttend(nn.Module):
         mask: Bool[Tensor, "B #O M"] | None = None,
     ) -> Float[Tensor, "B O E"]:
         """The queries after reading the elements that `mask` (True = may read) allows."""
-        read = self.dropout(self.attention(self.query_norm(queries), self.element_norm(elements), mask))
+        read = self.dropout(self.attention.normed(self.query_norm(queries), elements, self.element_norm, mask))
         x = queries + read if self.query_residual else read
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 

@@ -1,10 +1,12 @@
-"""The attention module: four linears around `attend`."""
+"""The attention module: four linears around `attend`, or around a path that needs no keys and values."""
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from perceivers.errors import SpecError
+from perceivers.nn.attention.absorbed import attend_absorbed
 from perceivers.nn.attention.attend import attend
+from perceivers.nn.attention.planner import choose_path
 from perceivers.nn.initialisers import block_linear
 
 
@@ -42,5 +44,21 @@ class Attention(nn.Module):
         mask: Bool[Tensor, "B #O M"] | None = None,
     ) -> Float[Tensor, "B O _"]:
         """What each query reads, (B, O, output_channels). A query with nothing to read gives the output bias."""
-        read = attend(self.query(queries), self.key(elements), self.value(elements), self.heads, mask)
-        return self.output(read)
+        return self._read(self.query(queries), elements, mask)
+
+    def normed(
+        self,
+        queries: Float[Tensor, "B O E"],
+        elements: Float[Tensor, "B M C"],
+        norm: nn.LayerNorm,
+        mask: Bool[Tensor, "B #O M"] | None = None,
+    ) -> Float[Tensor, "B O _"]:
+        """`self(queries, norm(elements), mask)` by the path that the planner chooses; every path gives the same."""
+        query = self.query(queries)
+        if choose_path(query, elements, self.value.out_features, self.heads, mask) == "plain":
+            return self._read(query, norm(elements), mask)
+        readable = None if mask is None else mask[:, 0]
+        return self.output(attend_absorbed(query, elements, norm, self.key, self.value, self.heads, readable))
+
+    def _read(self, query: Tensor, elements: Tensor, mask: Tensor | None) -> Tensor:
+        return self.output(attend(query, self.key(elements), self.value(elements), self.heads, mask))
