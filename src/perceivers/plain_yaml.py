@@ -10,6 +10,7 @@ from perceivers.errors import SpecError
 _TAG = "tag:yaml.org,2002:"
 # YAML 1.2, core schema. PyYAML's own are of YAML 1.1, where `no` is false, 1e-3 is a text and 08 an error.
 _FLOAT = re.compile(r"^[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|nan))$")
+_BREAKS = re.compile("[\x85\u2028\u2029]")
 _TYPES = (
     ("null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
     ("bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
@@ -74,6 +75,12 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # Single quotes would fold YAML 1.1's further line breaks into a blank; only double quotes write them as escapes.
+    return dumper.represent_scalar(f"{_TAG}str", text, style='"' if _BREAKS.search(text) else None)
+
+
+_Dumper.add_representer(str, _represent_text)
 for _name, _pattern, _first in _TYPES:
     _Loader.add_implicit_resolver(_TAG + _name, _pattern, _first)
 _Dumper.add_implicit_resolver(_TAG + "float", _FLOAT, list("-+.0123456789"))

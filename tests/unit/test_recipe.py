@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perceivers.errors import SpecError
+from perceivers.plain_yaml import read_yaml, yaml_text
 from perceivers.training.recipe import Recipe, as_recipe, read_recipe, recipe_text, with_overrides
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -290,3 +291,9 @@ def test_numbers_keep_every_bit(tmp_path):
     again = there_and_back(recipe, tmp_path)
     assert again.training.lr.hex() == recipe.training.lr.hex()
     assert again.training.weight_decay == 5e-324
+
+
+@pytest.mark.parametrize("text", ["\x85", "a\x85b", "\u2028", "a \u2029 b", "\x85 no", "ä\x85: #"])
+@pytest.mark.parametrize("flow", [False, None, True])
+def test_line_breaks_of_other_scripts_come_back(text, flow):
+    assert read_yaml(yaml_text({"columns": [text], text: 1}, flow=flow), "here") == {"columns": [text], text: 1}
