@@ -9,20 +9,19 @@ from typing import Any
 import torch
 
 from perceivers.cells import cells_of, is_missing
-from perceivers.data.files import WRITERS, read_table, write_rows
+from perceivers.data.files import READERS, WRITERS, read_table, write_rows
 from perceivers.data.loader import collate
-from perceivers.data.prepare import Reader, Row
+from perceivers.data.prepare import Missing, Reader, Row
 from perceivers.data.settings import DataSettings
 from perceivers.data.table import Table
 from perceivers.errors import DataError, ModelError, SpecError, near_miss, unknown
 from perceivers.inputs import Sample
 from perceivers.models.model import Model
-from perceivers.models.weights import RECIPE, load
+from perceivers.models.weights import RECIPE, find_model, load
 from perceivers.outputs import Output
 from perceivers.plain_yaml import read_yaml
 from perceivers.settings import parse_settings
 
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 Advance = Callable[[str, int, int], None]
 NOTHING = "every input is absent or masked whole, so there is nothing to answer from."
 
@@ -36,10 +35,12 @@ class Predictor:
     def __init__(self, model: "str | Path | Model", device: torch.device | str = "cpu", batch_size: int = 64) -> None:
         columns: Mapping[str, str] = {}
         if not isinstance(model, Model):
-            folder = Path(model) / "model" if (Path(model) / "model").is_dir() else Path(model)
+            folder = find_model(Path(model))
             model, columns = load(folder, device), _columns(folder)
         self.model = model.eval()
         self.batch_size = batch_size
+        # What the inputs of all rows answered so far lacked.
+        self.missing = Missing(self.model.spec.inputs)
         # Tables to predict on have no targets.
         self.reader = Reader(self.model.spec.inputs, {}, columns)
 
@@ -131,6 +132,8 @@ class Predictor:
                 if strict:
                     raise
                 row = str(error)
+            else:
+                self.missing.add(row)
             batch.append(row)
             if len(batch) == self.batch_size:
                 yield from self._answer_batch(batch, strict)
@@ -203,7 +206,7 @@ def _rows(predictor: Predictor, inputs: Any, strict: bool, advance: Advance | No
         answers = predictor.answers(inputs, strict)
         return [{"row": i, **answer} for i, answer in enumerate(answers, start=1)]
     paths = [Path(path) for path in inputs]
-    tables = [path for path in paths if path.suffix.lower() in TABLES or path.is_dir()]
+    tables = [path for path in paths if path.suffix.lower() in READERS or path.is_dir()]
     if tables and len(paths) > 1:
         raise DataError(f"give one table or several files, not both: '{tables[0]}' is a table.")
     if tables:
@@ -211,9 +214,9 @@ def _rows(predictor: Predictor, inputs: Any, strict: bool, advance: Advance | No
         answers = predictor.table(table, strict, advance)
         return [{"row": int(row), **answer} for row, answer in zip(table.rows, answers, strict=True)]
     name = _file_input(predictor.model)
-    answers = Predictor(predictor.model, batch_size=predictor.batch_size).table(
-        Table({name: [str(path) for path in paths]}, "files"), strict, advance, quiet=True
-    )
+    column = predictor.reader.columns_of(name)[0]
+    table = Table({column: [str(path) for path in paths]}, "files")
+    answers = predictor.table(table, strict, advance, quiet=True)
     return [{"file": str(path), **answer} for path, answer in zip(paths, answers, strict=True)]
 
 

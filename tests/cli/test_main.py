@@ -86,7 +86,7 @@ class TestExitCodes:
         [
             (["train", "a.yaml"], "error: there is no recipe 'a.yaml'."),
             (["evaluate", "runs/a"], "error: there is no model directory or run folder 'runs/a'."),
-            (["predict", "runs/a", "b.csv"], "error: there is no model directory 'runs/a'."),
+            (["predict", "runs/a", "b.csv"], "error: there is no model directory or run folder 'runs/a'."),
             (["predict", "runs/a", "b.csv", "--out", "c.xlsx"], "error: unknown ending of an output file '.xlsx'."),
             (["data", "fetch", "digit"], "error: unknown data set 'digit'. Did you mean 'digits'?"),
         ],
@@ -239,7 +239,11 @@ class TestPredict:
         first, second = lines(done.out)
         assert first["file"] == str(trained / "pictures/0.png")
         assert second["error"].startswith("files, row 2, column 'photo': image file 'gone.png' does not exist")
-        assert (done.code, done.err) == (0, "1 of 2 rows could not be read; each has an error.\n")
+        assert (done.code, done.err) == (
+            0,
+            "  facts: absent in 1 samples; 0 cells masked (NaN, infinite or empty), 0 padding\n"
+            "1 of 2 rows could not be read; each has an error.\n",
+        )
 
     def test_bad_rows_are_counted_and_strict_stops(self, call, run, tmp_path):
         rows = toys.rows(count=3)
@@ -266,6 +270,7 @@ class TestPredict:
 
 class TestStandardInput:
     GOOD = '{"facts": {"age": 30, "height": 170}}'
+    NO_PHOTO = "  photo: absent in 2 samples; 0 cells masked (NaN, infinite or empty), 0 padding\n"
 
     def test_one_answer_a_line(self, call, run):
         text = f'{self.GOOD}\n\n{{"facts": [30, null]}}\r\n{self.GOOD}'
@@ -300,14 +305,14 @@ class TestStandardInput:
         assert [row["row"] for row in rows] == [1, 2, 3]
         assert rows[1]["error"].startswith(said)
         assert ("label" in rows[0], "label" in rows[2]) == (True, True)
-        assert (done.code, done.err) == (0, "1 of 3 rows could not be read; each has an error.\n")
+        assert (done.code, done.err) == (0, f"{self.NO_PHOTO}1 of 3 rows could not be read; each has an error.\n")
         strict = call("predict", run, "-", "--strict", stdin=text)
         assert strict.code == 1
         assert strict.err.startswith(f"error: {said}")
 
     def test_to_a_file(self, call, run):
         done = call("predict", run, "-", "--out", "a.jsonl", stdin=f"{self.GOOD}\n{self.GOOD}\n")
-        assert (done.code, done.out, done.err) == (0, "", "2 rows: a.jsonl\n")
+        assert (done.code, done.out, done.err) == (0, "", f"{self.NO_PHOTO}2 rows: a.jsonl\n")
         assert len(lines(Path("a.jsonl").read_text())) == 2
 
     def test_nothing(self, call, run):

@@ -18,7 +18,6 @@ from perceivers.data.augment import (
     PadCrop,
     RandAugment,
     SeriesAugmentation,
-    augment_image,
     augment_series,
     check_channels,
     mix_images,
@@ -39,6 +38,10 @@ EVERYTHING = {
 
 def picture(height=12, width=10, channels=3) -> np.ndarray:
     return np.random.default_rng(0).integers(1, 256, (height, width, channels), dtype=np.uint8)
+
+
+def augment_image(image: np.ndarray, settings: ImageAugmentation, seed: tuple[int, ...]) -> np.ndarray:
+    return ImageAugmenter(settings, image.shape[:2], image.shape[2])(image, seed)
 
 
 def global_states() -> list[bytes]:

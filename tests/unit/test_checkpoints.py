@@ -64,11 +64,10 @@ def test_loaded_tensors_do_not_depend_on_the_file(tmp_path):
     assert same(loaded, state(3))
 
 
-def test_the_newest_stay_and_the_protected_ones(tmp_path):
-    best = tmp_path / "checkpoint-000000002"
+def test_the_newest_stay(tmp_path):
     for step in range(1, 7):
-        write_checkpoint(tmp_path, step, state(step), keep=2, protected={best})
-    assert steps(tmp_path) == [2, 5, 6]
+        write_checkpoint(tmp_path, step, state(step), keep=2)
+    assert steps(tmp_path) == [5, 6]
     write_checkpoint(tmp_path, 7, state(7), keep=1)
     assert steps(tmp_path) == [7]
 

@@ -10,8 +10,9 @@ import toys
 
 from perceivers.data.table import Table
 from perceivers.errors import DataError, ModelError, TrainingError
+from perceivers.models.weights import find_model
 from perceivers.predictor import Predictor
-from perceivers.training.evaluate import evaluate, find_model
+from perceivers.training.evaluate import evaluate
 from perceivers.training.run import train
 
 

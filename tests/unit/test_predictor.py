@@ -349,5 +349,7 @@ class TestModel:
         assert "holds no column of any input" not in str(predict(model, [{"facts": {"age": 3}}]))
 
     def test_there_is_none(self, trained):
-        with pytest.raises(ModelError, match=r"there is no model directory '.*rnu'\. Did you mean 'run'\?"):
+        with pytest.raises(
+            ModelError, match=r"there is no model directory or run folder '.*rnu'\. Did you mean 'run'\?"
+        ):
             Predictor(trained / "rnu")

@@ -89,8 +89,8 @@ class TestTrainingSplitOnly:
         inputs = {"place": CategoryInput(columns=("town",))}
         found = prepared(tmp_path, inputs, **BY_COLUMN)
         assert found.inputs["place"].classes == {"town": ("Rom", "Ulm")}
-        assert found.splits["test"].masked == {"place": 5}
-        assert found.splits["train"].masked == {"place": 0}
+        assert found.splits["test"].missing.masked == {"place": 5}
+        assert found.splits["train"].missing.masked == {"place": 0}
 
     def test_classes_of_the_target(self, tmp_path):
         table(tmp_path, label=["b", "a"] * 5 + ["a"] * 10)
@@ -218,9 +218,9 @@ class TestAbsence:
         y[11] = "NA"
         table(tmp_path, x=x, y=y)
         found = prepared(tmp_path, **BY_COLUMN).splits
-        assert found["train"].absent == {"facts": 1}
-        assert found["train"].masked == {"facts": 1}
-        assert found["validation"].masked == {"facts": 1}
+        assert found["train"].missing.absent == {"facts": 1}
+        assert found["train"].missing.masked == {"facts": 1}
+        assert found["validation"].missing.masked == {"facts": 1}
         assert found["train"].rows[0].inputs == {"facts": None}
         assert found["train"].rows[1].inputs["facts"].mask.tolist() == [False, True]
 

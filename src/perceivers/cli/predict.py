@@ -41,6 +41,8 @@ def predict(
         if out is None:
             print(_line(row), flush=inputs == ["-"])
     reporter.close()
+    for line in predictor.missing.lines():
+        reporter.note(line)
     if failed:
         reporter.note(f"{failed} of {count} rows could not be read; each has an error.")
     if out is not None:

@@ -173,14 +173,6 @@ class ImageAugmenter:
         return self._erase(pixels) if self._erase else pixels
 
 
-def augment_image(
-    image: Shaped[np.ndarray, "H W C"], settings: ImageAugmentation, seed: Seed
-) -> Shaped[np.ndarray, "H W C"]:
-    """`ImageAugmenter` for a single image."""
-    height, width, channels = image.shape
-    return ImageAugmenter(settings, (height, width), channels)(image, seed)
-
-
 def augment_series(
     values: Float32[np.ndarray, "T C"], settings: SeriesAugmentation, seed: Seed
 ) -> Float32[np.ndarray, "T C"]:

@@ -84,7 +84,7 @@ def _numbers(name: str, values: np.ndarray) -> Guess:
     few = len(different) <= 10 and len(different) * 5 <= count
     if whole and few and finite[0] >= 0 and finite[-1] <= MOST_SMALL:
         return Guess("category", f"{len(different)} different small whole numbers")
-    return Guess("number", f"{len(different):,} different numbers from {finite[0]:g} to {finite[-1]:g}")
+    return Guess("number", f"{len(different):,} different numbers from {finite[0]:.10g} to {finite[-1]:.10g}")
 
 
 def _strings(table: Table, name: str, cells: list[str]) -> Guess:

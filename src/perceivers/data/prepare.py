@@ -3,7 +3,7 @@
 Every fault of every row is found here, before training starts, and named by file, row and column.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,21 +127,45 @@ class Reader:
         return [self.columns[name]] if name in self.columns else kind.table_columns(name)
 
 
-@dataclass
-class Split:
-    """One split, ready: `rows` holds the parsed samples, or None when they are read again each time.
+class Missing:
+    """What the inputs of some rows lacked, counted by input name.
 
     absent: samples without that input. masked: its cells that were NaN, infinite or empty. padded: its cells that only
     fill up a fixed length.
     """
 
+    def __init__(self, names: Iterable[str]) -> None:
+        self.absent, self.masked, self.padded = (dict.fromkeys(names, 0) for _ in range(3))
+
+    def add(self, row: Row) -> None:
+        """Count what `row` lacks. An input that it does not name is absent."""
+        for name in self.absent:
+            sample = row.inputs.get(name)
+            if sample is None:
+                self.absent[name] += 1
+                continue
+            self.masked[name] += sample.masked
+            self.padded[name] += sample.padding
+
+    def lines(self) -> list[str]:
+        """One line for each input that lacked anything."""
+        return [
+            f"  {name}: absent in {self.absent[name]:,} samples; {self.masked[name]:,} cells masked "
+            f"(NaN, infinite or empty), {self.padded[name]:,} padding"
+            for name in self.absent
+            if self.absent[name] or self.masked[name] or self.padded[name]
+        ]
+
+
+@dataclass
+class Split:
+    """One split, ready: `rows` holds the parsed samples, or None when they are read again each time."""
+
     name: str
     table: Table
     reader: Reader
     rows: list[Row] | None
-    absent: Mapping[str, int]
-    masked: Mapping[str, int]
-    padded: Mapping[str, int]
+    missing: Missing
 
     def __len__(self) -> int:
         return len(self.table)
@@ -198,7 +222,7 @@ def read_split(name: str, table: Table, reader: Reader, settings: DataSettings, 
     rows: list[Row] = []
     kept: list[int] = []
     faults: list[str] = []
-    absent, masked, padded = (dict.fromkeys(reader.inputs, 0) for _ in range(3))
+    missing = Missing(reader.inputs)
     keep, used = True, 0
     for index in range(len(table)):
         advance(f"reading {name}", index, len(table))
@@ -208,13 +232,8 @@ def read_split(name: str, table: Table, reader: Reader, settings: DataSettings, 
             faults.append(str(error))
             continue
         kept.append(index)
-        for key, sample in row.inputs.items():
-            if sample is None:
-                absent[key] += 1
-                continue
-            masked[key] += sample.masked
-            padded[key] += sample.padding
-            used += sample.values.nbytes
+        missing.add(row)
+        used += sum(sample.values.nbytes for sample in row.inputs.values() if sample is not None)
         keep = keep and used <= settings.keep_bytes
         if keep:
             rows.append(row)
@@ -226,7 +245,7 @@ def read_split(name: str, table: Table, reader: Reader, settings: DataSettings, 
     if faults:
         table = table.take(kept)
     reader.check_targets(table, name)
-    return Split(name, table, reader, rows if keep else None, absent, masked, padded)
+    return Split(name, table, reader, rows if keep else None, missing)
 
 
 @dataclass

@@ -118,6 +118,16 @@ def is_model(folder: Path) -> bool:
     return (folder / SPEC).is_file() and (folder / WEIGHTS).is_file()
 
 
+def find_model(path: Path) -> Path:
+    """The model directory at `path`, or in the run folder `path`. Raises `ModelError`."""
+    if is_model(path / "model"):
+        return path / "model"
+    if not path.exists():
+        near = near_miss(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
+        raise ModelError(f"there is no model directory or run folder '{path}'.{near}")
+    return path
+
+
 def _fill_buffers(module: nn.Module, source: nn.Module, like: torch.Tensor) -> None:
     """Copy the buffers that a state dict leaves out (statistics that live in the spec) into a module from meta.
 

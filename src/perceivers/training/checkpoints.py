@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import struct
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,11 @@ _DTYPES = {
 }
 
 
-def write_checkpoint(
-    folder: Path, step: int, state: dict[Any, Any], keep: int = 2, protected: Collection[Path] = ()
-) -> Path:
+def write_checkpoint(folder: Path, step: int, state: dict[Any, Any], keep: int = 2) -> Path:
     """Write `state` as the checkpoint of `step` in `folder`, verify it by reading it back, then remove older ones.
 
-    The `keep` newest stay, this one included, and every one in `protected`. Those of a later step belong to a run that
-    was left behind by resuming from an earlier one, and go too. Returns the checkpoint's folder. Raises `TrainingError`
+    The `keep` newest stay, this one included. Those of a later step belong to a run that was left behind by resuming
+    from an earlier one, and go too. Returns the checkpoint's folder. Raises `TrainingError`
     naming the path and the bytes needed when it cannot be written; all earlier checkpoints are then as they were.
     """
     assert keep >= 1, "at least the checkpoint just written is kept"
@@ -85,7 +83,7 @@ def write_checkpoint(
             }
             _write(temporary / MANIFEST, [_manifest(step, files)])
             verify_checkpoint(temporary)
-    _remove_old(folder, step, keep, protected)
+    _remove_old(folder, step, keep)
     return path
 
 
@@ -245,14 +243,11 @@ def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found, reverse=True)
 
 
-def _remove_old(folder: Path, step: int, keep: int, protected: Collection[Path]) -> None:
-    safe = {path.resolve() for path in protected}
+def _remove_old(folder: Path, step: int, keep: int) -> None:
     every = _checkpoints(folder)
     old = [path for other, path in every if other > step]
     old += [path for other, path in every if other <= step][keep:]
     for path in old:
-        if path.resolve() in safe:
-            continue
         try:
             atomic.remove_folder(path)
         except OSError as error:

@@ -165,7 +165,7 @@ def _output(table: Table, target: str) -> tuple[str, dict[str, Any]]:
         real = column[np.isfinite(column)]
         whole = bool((real == np.round(real)).all())
         if len(values) > (20 if whole else 10) or (len(values) > 2 and len(values) * 3 > len(real)):
-            return f"{len(values):,} different numbers from {real.min():g} to {real.max():g}", {"kind": "number"}
+            return f"{len(values):,} different numbers from {real.min():.10g} to {real.max():.10g}", {"kind": "number"}
     if len(values) * 2 > len(table):
         raise DataError(
             f"{place}: the target holds {len(values):,} different classes in {len(table):,} rows: too few rows for "

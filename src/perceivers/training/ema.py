@@ -15,20 +15,16 @@ from perceivers.errors import ModelError, near_miss
 class Ema:
     """Shadow copies s of a module's parameters p: every update is s ← d·s + (1 − d)·p. Buffers are copied as they are.
 
-    d is `decay`, in [0, 1). With `warmup` it is min(decay, (1 + step)/(10 + step)), so that an average of few steps is
-    not mostly the random start. Make it when `module` is on its device: the copies stay there, in the same dtypes.
+    d is min(`decay`, (1 + step)/(10 + step)), `decay` in [0, 1), so that an average of few steps is not mostly the
+    random start. Make it when `module` is on its device: the copies stay there, in the same dtypes.
     """
 
-    def __init__(self, module: nn.Module, decay: float, warmup: bool = True) -> None:
+    def __init__(self, module: nn.Module, decay: float) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"the decay of a moving average is at least 0 and below 1, not {decay}")
-        self.decay, self.warmup = decay, warmup
+        self.decay = decay
         self._module = module
         self._shadow = {name: tensor.detach().clone() for name, tensor in _tensors(module).items()}
-
-    def decay_at(self, step: int) -> float:
-        """d of update number `step`, the first being 0."""
-        return min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -36,9 +32,8 @@ class Ema:
         current = _tensors(self._module)
         averaged = [name for name, tensor in current.items() if isinstance(tensor, nn.Parameter)]
         copied = [name for name in current if name not in set(averaged)]
-        torch._foreach_lerp_(
-            [self._shadow[name] for name in averaged], [current[name] for name in averaged], 1 - self.decay_at(step)
-        )
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_([self._shadow[name] for name in averaged], [current[name] for name in averaged], 1 - decay)
         if copied:
             torch._foreach_copy_([self._shadow[name] for name in copied], [current[name] for name in copied])
 

@@ -12,9 +12,9 @@ from perceivers.data.files import has_splits, read_table
 from perceivers.data.prepare import Reader, Split, open_source, read_split
 from perceivers.data.settings import DataSettings
 from perceivers.data.table import TEST, Table
-from perceivers.errors import DataError, ModelError, TrainingError, near_miss
+from perceivers.errors import DataError, TrainingError, near_miss
 from perceivers.models.model import Model
-from perceivers.models.weights import RECIPE, is_model, load
+from perceivers.models.weights import RECIPE, find_model, load
 from perceivers.outputs.category import CategoryOutput
 from perceivers.training.recipe import Recipe, read_recipe
 from perceivers.training.reporter import Reporter
@@ -66,9 +66,9 @@ def evaluate(
         "split": samples.name,
         "samples": len(samples),
         "skipped": skipped,
-        "absent": dict(samples.absent),
-        "masked": dict(samples.masked),
-        "padded": dict(samples.padded),
+        "absent": samples.missing.absent,
+        "masked": samples.missing.masked,
+        "padded": samples.missing.padded,
         "same_rows": _same_rows(loaded, samples, source),
         "loss": _known(whole.loss),
         "scores": _plain(whole),
@@ -81,16 +81,6 @@ def evaluate(
         reporter.note(f"{skipped} bad rows of the {samples.name} split were left out")
     reporter.note(f"scores and pictures: {target}")
     return result
-
-
-def find_model(path: Path) -> Path:
-    """The model directory at `path`, or in the run folder `path`. Raises `ModelError`."""
-    if is_model(path / "model"):
-        return path / "model"
-    if not path.exists():
-        near = near_miss(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
-        raise ModelError(f"there is no model directory or run folder '{path}'.{near}")
-    return path
 
 
 def _split(

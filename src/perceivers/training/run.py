@@ -191,12 +191,8 @@ def _tell(prepared: Prepared, reporter: Reporter) -> None:
     for name, split in prepared.splits.items():
         skipped = f", {prepared.skipped[name]} bad rows left out" if prepared.skipped[name] else ""
         reporter.note(f"{name}: {len(split):,} samples{skipped}")
-        for key in split.absent:
-            if split.absent[key] or split.masked[key] or split.padded[key]:
-                reporter.note(
-                    f"  {key}: absent in {split.absent[key]:,} samples; {split.masked[key]:,} cells masked "
-                    f"(NaN, infinite or empty), {split.padded[key]:,} padding"
-                )
+        for line in split.missing.lines():
+            reporter.note(line)
 
 
 def _absolute(recipe: Recipe, base: Path) -> dict[str, Any]:
@@ -228,7 +224,7 @@ def _fit(
 
     run, settings, split = lock.run, recipe.training, prepared.splits[TRAIN]
     steps = settings.total_steps(len(split))
-    absence = tuple(n for n in sorted(prepared.inputs) if split.absent[n] or settings.input_dropout.get(n))
+    absence = tuple(n for n in sorted(prepared.inputs) if split.missing.absent[n] or settings.input_dropout.get(n))
     model.trained = Trained(absence, {name: part.table.digest() for name, part in prepared.splits.items()})
     text = recipe_text(recipe)
 
