@@ -18,7 +18,7 @@ from perceivers.cli.main import app, main
 from perceivers.errors import DataError, SpecError
 from perceivers.predictor import Predictor
 
-PROGRAM = [sys.executable, "-c", "from perceivers.cli.main import main; main()"]
+PROGRAM = [sys.executable, "-m", "perceivers"]
 
 
 class Done(NamedTuple):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from perceivers.data.augment import ImageAugmentation, MixSettings, SeriesAugmentation
 from perceivers.data.loader import Augmenter, Batches, Key, Order, collate, evaluation_batches, training_loader
-from perceivers.data.prepare import Reader, Row, Split
+from perceivers.data.prepare import Missing, Reader, Row, Split
 from perceivers.data.table import Table
 from perceivers.elements import Batch
 from perceivers.errors import SpecError
@@ -52,8 +52,7 @@ def split(
     }
     table = Table(cells, "made", Path())
     reader = Reader(inputs, outputs)
-    zero = dict.fromkeys(inputs, 0)
-    return Split("train", table, reader, [reader.row(table, i) for i in range(count)], zero, zero, zero)
+    return Split("train", table, reader, [reader.row(table, i) for i in range(count)], Missing(inputs))
 
 
 def rows_of(batch: Batch) -> list[int]:

@@ -131,6 +131,7 @@ class TestFile:
             f"there is no recipe '{path.with_name('tyo.yaml')}'. Did you mean 'toy.yaml'?"
         )
         assert message(read_recipe, path.parent / "none" / "toy.yaml").startswith("there is no recipe")
+        assert message(read_recipe, path.parent).endswith(f"perceivers train RECIPE --out {path.parent} --resume")
 
     @pytest.mark.parametrize(
         ("text", "said"),
@@ -183,7 +184,9 @@ class TestFile:
 
 class TestRules:
     def test_steps_and_epochs_exclude_each_other(self):
-        assert "training: give epochs or steps, not both" in message(as_recipe, toys.recipe(training__epochs=3))
+        assert "training: give epochs or steps, not both; set the other to null (training.epochs=null)" in message(
+            as_recipe, toys.recipe(training__epochs=3)
+        )
 
     @pytest.mark.parametrize("part", ["input_dropout", "augment"])
     def test_names_must_be_inputs(self, part):

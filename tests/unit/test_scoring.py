@@ -6,7 +6,7 @@ import sklearn.metrics as sk
 import torch
 import toys
 
-from perceivers.data.prepare import Split, prepare
+from perceivers.data.prepare import Missing, Split, prepare
 from perceivers.elements import Batch
 from perceivers.models.build import build
 from perceivers.models.model import Model
@@ -65,7 +65,8 @@ def test_the_loss_is_the_weighted_sum(case):
     for name, weight in (("label", 2.0), ("score", 0.5)):
         other = next(n for n in OUTPUTS if n != name)
         rows = [type(row)(row.inputs, {**row.targets, other: unknown(other)}) for row in split.rows]
-        parts[name] = score(model, Split("v", split.table, split.reader, rows, {}, {}, {}), 100).loss / weight
+        alone = Split("v", split.table, split.reader, rows, Missing(split.reader.inputs))
+        parts[name] = score(model, alone, 100).loss / weight
     assert both == pytest.approx(2.0 * parts["label"] + 0.5 * parts["score"], rel=1e-6)
 
 
@@ -90,7 +91,7 @@ def test_any_batch_size_gives_the_same(tmp_path, batch_size):
 def test_without_an_input_is_with_that_input_absent(case):
     model, split = case
     rows = [type(row)({**row.inputs, "photo": None}, row.targets) for row in split.rows]
-    lacking = Split("v", split.table, split.reader, rows, {}, {}, {})
+    lacking = Split("v", split.table, split.reader, rows, Missing(split.reader.inputs))
     assert score(model, split, 5, without=["photo"]) == score(model, lacking, 5)
     assert score(model, split, 5, without=["photo"]).loss != score(model, split, 5).loss
 
@@ -98,17 +99,18 @@ def test_without_an_input_is_with_that_input_absent(case):
 def test_an_output_whose_targets_are_all_unknown_has_no_scores(case):
     model, split = case
     rows = [type(row)(row.inputs, {**row.targets, "label": -1}) for row in split.rows]
-    scores = score(model, Split("v", split.table, split.reader, rows, {}, {}, {}), 5)
+    scores = score(model, Split("v", split.table, split.reader, rows, Missing(split.reader.inputs)), 5)
     assert scores.values["label"] == {}
     assert "label" not in scores.confusion
     rows = [type(row)(row.inputs, {"label": -1, "score": (math.nan,)}) for row in rows]
-    assert math.isnan(score(model, Split("v", split.table, split.reader, rows, {}, {}, {}), 5).loss)
+    assert math.isnan(score(model, Split("v", split.table, split.reader, rows, Missing(split.reader.inputs)), 5).loss)
 
 
 def test_one_sample(case):
     """R² needs two; all else is told."""
     model, split = case
-    scores = score(model, Split("v", split.table.take([0]), split.reader, split.rows[:1], {}, {}, {}), 5)
+    one = Split("v", split.table.take([0]), split.reader, split.rows[:1], Missing(split.reader.inputs))
+    scores = score(model, one, 5)
     assert math.isnan(scores.values["score"]["r2"])
     assert scores.values["label"]["accuracy"] in (0.0, 1.0)
 

@@ -66,7 +66,7 @@ class TrainingSettings(Settings):
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if self.epochs is not None and self.steps is not None:
-            raise ValueError("give epochs or steps, not both")
+            raise ValueError("give epochs or steps, not both; set the other to null (training.epochs=null)")
         return self
 
     def optimiser_settings(self) -> OptimiserSettings:
@@ -114,6 +114,11 @@ class Recipe(Settings):
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a YAML file, with `a.b=value` overrides. Raises `SpecError` naming file, line or key."""
+    if path.is_dir():
+        raise SpecError(
+            f"'{path}' is a folder, and a recipe is a YAML file. To go on with the run in it: "
+            f"perceivers train RECIPE --out {path} --resume"
+        )
     if not path.is_file():
         near = near_miss(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
         raise SpecError(f"there is no recipe '{path}'.{near}")
