@@ -96,7 +96,14 @@ def test_init_where_nothing_can_be_written(tmp_path):
 
 def test_plan_of_a_recipe():
     printed = run("plan", "words.yaml")
-    for words in ("input words", "self-attends", "elements: words 20", "memory, batch 32", "averaged weights"):
+    for words in (
+        "input words",
+        "self-attends",
+        "elements: words 20",
+        "read by: words plain",
+        "memory, batch 32",
+        "averaged weights",
+    ):
         assert words in printed
     assert "note: output 'label': the classes are learned from data: assumed 2." in printed
 

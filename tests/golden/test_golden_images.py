@@ -127,7 +127,7 @@ def test_average_decoder_query_shaped_attention_and_sine_only_positions():
     assert isinstance(model.get_submodule("inputs.image.position"), FourierPosition)
     pixels = golden.inputs["images"][:, ::2, ::2]
     lifted = model.inputs["image"](elements(pixels))
-    position = lifted.position
+    position = lifted.position.joined()
     for last, path in enumerate(extra):
         position = position + position @ golden.params[f"{path}/w"] + golden.params[f"{path}/b"]
         position = position if last else position.relu()

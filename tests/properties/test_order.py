@@ -39,10 +39,10 @@ def test_names_of_a_spec_in_any_order(mix):
 def test_elements_in_any_order_with_their_positions(mix, seed):
     model, batch = model_of(mix.names), mix.batch()
     seen = {}
-    handle = model.encoder.register_forward_pre_hook(lambda _, arguments: seen.update(read=arguments))
+    handle = model.encoder.register_forward_pre_hook(lambda _, arguments: seen.update(read=arguments[0]))
     latents = model.encode(batch)
     handle.remove()
-    elements, mask = seen["read"]
+    elements, mask = seen["read"].joined, seen["read"].mask
     order = torch.randperm(elements.shape[1], generator=torch.Generator().manual_seed(seed))
     shuffled = model.encoder(elements[:, order], None if mask is None else mask[:, order])
     torch.testing.assert_close(shuffled, latents, **FP64_SUM)

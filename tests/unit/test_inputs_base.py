@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perceivers.errors import DataError, SpecError
-from perceivers.inputs import KINDS, AnyInput, Lifted, Sample
+from perceivers.inputs import KINDS, AnyInput, Sample
 from perceivers.inputs.base import collate_grid, joined_channels, moments
 from perceivers.inputs.image import ImageInput
+from perceivers.nn.lifted import Lifted
 from perceivers.nn.position import LearnedPosition
 
 

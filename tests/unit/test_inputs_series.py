@@ -135,7 +135,7 @@ def test_patches_and_stem_of_a_series():
         module = REGULAR.with_changes(lift=lift, **KNOWN).build().eval()
         lifted = module(Elements(x, grid=(5,)))
         assert lifted.content.shape == (1, cells, 3)
-        assert lifted.position.shape[0] == cells
+        assert lifted.position.grid == (cells,)
 
 
 def test_settings_that_cannot_be():

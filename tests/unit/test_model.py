@@ -60,7 +60,7 @@ def test_elements_are_joined_in_the_order_of_their_names_each_with_its_embedding
     starts = {"note": 0, "photo": 4, "row": 10}
     for name, start in starts.items():
         content = model.inputs[name](batch.inputs[name]).joined()
-        here = seen["elements"][:, start : start + content.shape[1]]
+        here = seen["elements"].joined[:, start : start + content.shape[1]]
         torch.testing.assert_close(here[..., : content.shape[-1]], content)
         padding = model.fusion.embeddings[name].expand(1, content.shape[1], -1)
         torch.testing.assert_close(here[..., content.shape[-1] :], padding)

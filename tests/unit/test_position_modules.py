@@ -24,11 +24,27 @@ def test_fourier_table_is_that_of_the_functions_at_its_own_resolution():
 def test_fourier_table_follows_grid_and_dtype():
     position = FourierPosition((9,), 3)
     first = position(grid=(4,), like=LIKE)
-    assert position(grid=(4,), like=LIKE) is first, "the same for every batch"
+    assert position.tables((4,), LIKE) is position.tables((4,), LIKE), "the same for every batch"
     assert position(grid=(5,), like=LIKE).shape == (5, 7)
     assert position(grid=(4,), like=LIKE.float()).dtype == torch.float32
     half = position(grid=(4,), like=LIKE.bfloat16())
     torch.testing.assert_close(half, first.bfloat16())
+
+
+@pytest.mark.parametrize("concat", [True, False])
+@pytest.mark.parametrize("sine_only", [True, False])
+@pytest.mark.parametrize("grid", [(4,), (3, 5), (2, 1, 4)])
+def test_fourier_tables_joined_are_the_features_of_the_grid(grid, sine_only, concat):
+    position = FourierPosition([9.0, 7.0, 5.0][: len(grid)], 3, concat, sine_only)
+    wanted = fourier_features(linear_positions(grid, torch.float64), 3, position.resolution, concat, sine_only)
+    tables = position.tables(grid, LIKE)
+    assert tables.grid == grid
+    assert tables.channels == position.channels
+    assert torch.equal(position(grid=grid, like=LIKE), wanted)
+    assert torch.equal(tables.rows(1, 3), wanted[1:3])
+    extended = tables.extended(torch.tensor([[7.0, 8.0]], dtype=torch.float64)).joined()
+    assert torch.equal(extended[:, :-2], wanted)
+    assert extended[:, -2:].unique(dim=0).tolist() == [[7.0, 8.0]]
 
 
 def test_a_table_made_in_inference_mode_serves_training():

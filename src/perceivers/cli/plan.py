@@ -98,6 +98,7 @@ def _show(what: str, made: "Plan") -> None:
     console.print(listing)
     sizes = ", ".join(f"{name} {count:,}" for name, count in made.elements.items())
     print(f"elements: {sizes}; joined {sum(made.elements.values()):,} × {made.channels}")
+    print("read by: " + ", ".join(f"{name} {path}" for name, path in made.paths.items()))
     print(f"latents: {made.latents[0]} × {made.latents[1]}")
     print("FLOPs: multiplications and additions of the forward pass; a training step takes about 3 times as many.\n")
     console.print(_memory_table(made))

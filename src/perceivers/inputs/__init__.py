@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from perceivers.inputs.base import Input, InputSettings, Lifted, Sample
+from perceivers.inputs.base import Input, InputSettings, Sample
 from perceivers.inputs.category import CategoryInput
 from perceivers.inputs.image import ImageInput
 from perceivers.inputs.number import NumberInput
@@ -21,4 +21,4 @@ KINDS: dict[str, type[InputSettings]] = {
 
 AnyInput = Annotated[ImageInput | SeriesInput | NumberInput | CategoryInput | TextInput, Field(discriminator="kind")]
 
-__all__ = ["KINDS", "AnyInput", "Input", "InputSettings", "Lifted", "Sample"]
+__all__ = ["KINDS", "AnyInput", "Input", "InputSettings", "Sample"]

@@ -17,11 +17,12 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from perceivers.cells import real_spread
 from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError
+from perceivers.nn.lifted import Lifted
 from perceivers.settings import Settings
 
 
@@ -43,28 +44,6 @@ class Sample:
     def masked(self) -> int:
         """How many cells are masked because they were NaN, infinite or empty."""
         return 0 if self.mask is None else int((~self.mask).sum()) - self.padding
-
-
-@dataclass(frozen=True)
-class Lifted:
-    """Elements on their way to the encoder, content and position still apart.
-
-    content: (B, M, c). position: (M, P), (B, M, P) or None. mask: (B, M) or None. `add`: positions are added, not
-    concatenated behind the content [models.md §3: output order is features, position].
-    """
-
-    content: Tensor
-    position: Tensor | None
-    mask: Tensor | None
-    add: bool = False
-
-    def joined(self) -> Tensor:
-        """(B, M, C): content and position in one array."""
-        if self.position is None:
-            return self.content
-        if self.add:
-            return self.content + self.position
-        return torch.cat([self.content, self.position.expand(*self.content.shape[:2], -1)], dim=-1)
 
 
 class Input(nn.Module, ABC):

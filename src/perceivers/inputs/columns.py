@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from perceivers.elements import Elements
-from perceivers.inputs.base import Input, Lifted
+from perceivers.inputs.base import Input
 from perceivers.nn.initialisers import learned_array
+from perceivers.nn.lifted import Lifted
 from perceivers.nn.position import LearnedPosition
 
 

@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from perceivers.elements import Elements
 from perceivers.errors import DataError
-from perceivers.inputs.base import Input, Lifted, joined_channels
+from perceivers.inputs.base import Input, joined_channels
 from perceivers.inputs.lift import Lift
+from perceivers.nn.lifted import AxisTables, Lifted
+from perceivers.nn.position import FourierPosition
 
 
 class GridInput(Input):
@@ -72,11 +74,14 @@ class GridInput(Input):
             return x
         return torch.where(elements.mask[..., None], x, x.new_zeros(()))
 
-    def _position(self, elements: Elements, content: Tensor) -> Tensor | None:
+    def _position(self, elements: Elements, content: Tensor) -> Tensor | AxisTables | None:
         if self.position is None:
             return None
         if elements.grid is not None:
-            return self.position(grid=self.lift.cells(elements.grid), like=content)
+            cells = self.lift.cells(elements.grid)
+            if isinstance(self.position, FourierPosition) and not self.add:
+                return self.position.tables(cells, content)
+            return self.position(grid=cells, like=content)
         assert elements.coords is not None, "no grid, so coordinates"
         assert self.span is not None, "coordinates come with a span"
         # In float32 at least: bfloat16 could not tell one coordinate from the next.

@@ -11,9 +11,10 @@ from torch import nn
 from perceivers.cells import class_name
 from perceivers.elements import Elements
 from perceivers.errors import DataError
-from perceivers.inputs.base import Input, InputSettings, Lifted, Sample, collate_grid, joined_channels
+from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid, joined_channels
 from perceivers.inputs.position import Learned, NoPosition, Position
 from perceivers.nn.initialisers import learned_array
+from perceivers.nn.lifted import Lifted
 
 # PAD, BOS, EOS, MASK, CLS, SEP come first; a byte's id is its value + 6.
 SPECIAL_TOKENS = 6

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from perceivers.cells import is_missing
 from perceivers.elements import Batch, Elements
 from perceivers.errors import DataError, unknown
-from perceivers.inputs import Input, Lifted
+from perceivers.inputs import Input
 from perceivers.models.spec import Spec
 from perceivers.nn import AverageDecoder, Decoder, Encoder
 from perceivers.nn.initialisers import learned_array
+from perceivers.nn.lifted import Gathered, Lifted
 from perceivers.outputs import Output
 
 
@@ -86,8 +87,7 @@ class Model(nn.Module):
         present = {name: batch.inputs[name] for name in self.inputs if name in batch.inputs}
         # An input without elements is an absent one: both take the same path, and the same bits come out.
         lifted = {name: self._lift(name, elements) for name, elements in present.items() if elements.values.shape[1]}
-        elements, mask = self._joined(lifted, batch.size)
-        return self.encoder(elements, mask)
+        return self.encoder(self._gathered(lifted, batch.size))
 
     def decode(
         self, latents: Tensor, outputs: Iterable[str] | None = None, chunk: int | None = None
@@ -144,23 +144,14 @@ class Model(nn.Module):
         queries = self._output(name).queries(batch)
         return queries if self.query_fusion is None else self.query_fusion.pad(name, queries)
 
-    def _joined(self, lifted: Mapping[str, Lifted], batch: int) -> tuple[Tensor, Tensor | None]:
-        """All elements (B, M, C) in sorted order of their inputs' names, and their mask."""
+    def _gathered(self, lifted: Mapping[str, Lifted], batch: int) -> Gathered:
+        """What the encoder reads, in sorted order of the inputs' names."""
         if not lifted:
             channels = self.fusion.channels if self.fusion else next(iter(self.inputs.values())).channels
-            return self.encoder.latents.new_zeros(batch, 0, int(channels)), None  # pyright: ignore[reportArgumentType]
-        arrays = [
-            part.joined() if self.fusion is None else self.fusion.pad(name, part.joined())
-            for name, part in lifted.items()
-        ]
-        elements = arrays[0] if len(arrays) == 1 else torch.cat(arrays, dim=1)
-        if all(part.mask is None for part in lifted.values()):
-            return elements, None
-        masks = [
-            torch.ones(a.shape[:2], dtype=torch.bool, device=a.device) if part.mask is None else part.mask
-            for a, part in zip(arrays, lifted.values(), strict=True)
-        ]
-        return elements, torch.cat(masks, dim=1)
+            return Gathered((Lifted(self.encoder.latents.new_zeros(batch, 0, int(channels))),))  # pyright: ignore[reportArgumentType]
+        if self.fusion is None:
+            return Gathered(tuple(lifted.values()))
+        return Gathered(tuple(part.extended(self.fusion.embeddings[name]) for name, part in lifted.items()))
 
     def save(self, folder: "str | Path") -> Path:
         """Write a model directory that `perceivers.load` opens; see `perceivers.models.weights.save`."""

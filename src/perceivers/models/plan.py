@@ -14,6 +14,7 @@ from torch import nn
 
 from perceivers.inputs import InputSettings
 from perceivers.inputs.category import CategoryInput
+from perceivers.inputs.grid import GridInput
 from perceivers.inputs.image import ImageInput
 from perceivers.inputs.number import NumberInput
 from perceivers.inputs.series import SeriesInput
@@ -21,7 +22,7 @@ from perceivers.models.build import build
 from perceivers.models.model import Model
 from perceivers.models.spec import Spec, as_spec
 from perceivers.nn import MLP, Attention, CrossAttend, Decoder, SelfAttend
-from perceivers.nn.attention.planner import absorbs
+from perceivers.nn.attention.planner import PartShape, Path, choose_paths
 from perceivers.nn.position import FourierPosition
 from perceivers.nn.stem import ConvStem
 from perceivers.outputs import Output, OutputSettings
@@ -67,11 +68,16 @@ class Memory:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a model costs. `elements`: input name → M; joined they are an array (M, `channels`). `assumed`: in words."""
+    """What a model costs.
+
+    elements: input name → M; joined they are an array (M, `channels`). paths: input name → how the encoder's attention
+    reads it (`plain`: keys and values of all inputs joined). assumed: in words.
+    """
 
     parts: tuple[Part, ...]
     elements: Mapping[str, int]
     channels: int
+    paths: Mapping[str, Path]
     latents: tuple[int, int]
     batch: int
     memory: Memory
@@ -117,7 +123,8 @@ def plan(spec: "Spec | Mapping[str, Any]", batch: int = 1, averages: bool = Fals
     )
     shape = (spec.latents.count, spec.latents.channels)
     parts = tuple(_parts(model, elements))
-    return Plan(parts, elements, _joined_channels(model), shape, batch, memory, tuple(assumed))
+    paths = _paths(model, elements)
+    return Plan(parts, elements, _joined_channels(model), paths, shape, batch, memory, tuple(assumed))
 
 
 def _completed(spec: Spec) -> tuple[Spec, list[str]]:
@@ -265,12 +272,35 @@ def _joined_channels(model: Model) -> int:
     return int(next(iter(model.inputs.values())).channels)  # pyright: ignore[reportArgumentType]
 
 
+def _paths(model: Model, elements: Mapping[str, int]) -> dict[str, Path]:
+    """How the first cross-attend reads each input; the others have the same shapes."""
+    index = next(index for kind, index in model.encoder.order if kind == "cross")
+    attention = model.encoder.cross_attends[index].attention
+    assert isinstance(attention, Attention), "a cross-attend attends"
+    shapes = [_part_shape(model, name, count) for name, count in elements.items()]
+    widths = attention.key.out_features, attention.value.out_features
+    chosen = choose_paths(shapes, model.spec.latents.count, _joined_channels(model), *widths, attention.heads)
+    return dict(zip(elements, chosen or ("plain",) * len(shapes), strict=True))
+
+
+def _part_shape(model: Model, name: str, elements: int) -> PartShape:
+    module, channels = model.inputs[name], _joined_channels(model)
+    if not isinstance(module, GridInput) or module.span is not None or module.add:
+        return PartShape(elements, channels)
+    if not isinstance(module.position, FourierPosition):
+        return PartShape(elements, channels)
+    cells = module.lift.cells(_grid(model.spec.inputs[name]))
+    return PartShape(elements, module.lift.channels, cells[-1] if len(cells) > 1 else None)
+
+
 def _input_floats(model: Model, elements: Mapping[str, int]) -> int:
-    """Raw values as they come and normalised, each input's elements, and all joined."""
-    total = sum(elements.values()) * _joined_channels(model)
+    """Raw values as they come and normalised, each input's elements, and all joined where they are."""
+    paths = _paths(model, elements)
+    total = sum(elements.values()) * _joined_channels(model) if "plain" in paths.values() else 0
     for name, module in model.inputs.items():
-        settings = model.spec.inputs[name]
-        total += 2 * _raw_floats(settings, elements[name]) + elements[name] * int(module.channels)  # pyright: ignore[reportArgumentType]
+        shape = _part_shape(model, name, elements[name])
+        lifted = shape.content if paths[name] == "factorised" else int(module.channels)  # pyright: ignore[reportArgumentType]
+        total += 2 * _raw_floats(model.spec.inputs[name], elements[name]) + elements[name] * lifted
     return total
 
 
@@ -295,23 +325,25 @@ def _stem_floats(model: Model) -> list[int]:
 
 
 def _table_floats(model: Model, elements: Mapping[str, int]) -> int:
-    """Fourier features, which are kept once for all samples."""
+    """Fourier features joined for the plain path, once for all samples; as tables they are next to nothing."""
+    paths = _paths(model, elements)
     return sum(
         elements[name] * layer.channels
         for name, module in model.inputs.items()
         for layer in module.modules()
-        if isinstance(layer, FourierPosition)
+        if isinstance(layer, FourierPosition) and paths[name] != "factorised"
     )
 
 
 def _steps(model: Model, elements: Mapping[str, int]) -> list[tuple[int, int]]:
     """Of each step of encoder and decoder: what the backward pass needs, and what undoing it needs besides."""
     latents, total = model.spec.latents.count, sum(elements.values())
+    apart = "plain" not in _paths(model, elements).values()
     found = []
     for kind, index in model.encoder.order:
         if kind == "cross":
             cross = model.encoder.cross_attends[index]
-            found.append(_block_floats(cross.attention, cross.mlp, latents, total))  # pyright: ignore[reportArgumentType]
+            found.append(_block_floats(cross.attention, cross.mlp, latents, total, apart))  # pyright: ignore[reportArgumentType]
         else:
             found += [_block_floats(layer.attention, layer.mlp, latents) for layer in _layers(model, index)]
     if isinstance(model.decoder, Decoder):
@@ -321,13 +353,18 @@ def _steps(model: Model, elements: Mapping[str, int]) -> list[tuple[int, int]]:
     return found
 
 
-def _block_floats(attention: Attention, mlp: MLP, queries: int, elements: int | None = None) -> tuple[int, int]:
-    """Numbers that a block of `queries` rows keeps when it reads `elements` rows (None: itself), and its gradients."""
+def _block_floats(
+    attention: Attention, mlp: MLP, queries: int, elements: int | None = None, apart: bool = False
+) -> tuple[int, int]:
+    """Numbers that a block of `queries` rows keeps when it reads `elements` rows (None: itself), and its gradients.
+
+    apart: the elements are read without keys and values.
+    """
     width, read = attention.output.out_features, attention.key.in_features
     qk, v = attention.query.out_features, attention.value.out_features
     # Normalised, query, read, residual sum, normalised, hidden before and after its activation, result.
     own = queries * (4 * width + qk + v + 2 * mlp.hidden.out_features)
-    if elements is not None and absorbs(queries, elements, read, qk, v, attention.heads):
+    if elements is not None and apart:
         # No keys, values or normalised copy: each head's queries and what they read are as wide as the elements.
         wide = attention.heads * queries * read
         return own + 2 * wide, 4 * wide + elements * read

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from perceivers.errors import unknown
 from perceivers.nn.attention import Attention
 from perceivers.nn.initialisers import block_linear
+from perceivers.nn.lifted import Gathered
 
 LAYER_NORM_EPS = 1e-5
 
@@ -78,10 +79,10 @@ class CrossAttend(nn.Module):
     def forward(
         self,
         queries: Float[Tensor, "B O E"],
-        elements: Float[Tensor, "B M C"],
+        elements: Float[Tensor, "B M C"] | Gathered,
         mask: Bool[Tensor, "B #O M"] | None = None,
     ) -> Float[Tensor, "B O E"]:
-        """The queries after reading the elements that `mask` (True = may read) allows."""
+        """The queries after reading the elements that `mask` (True = may read), or their own masks, allow."""
         read = self.dropout(self.attention.normed(self.query_norm(queries), elements, self.element_norm, mask))
         x = queries + read if self.query_residual else read
         return x + self.dropout(self.mlp(self.mlp_norm(x)))

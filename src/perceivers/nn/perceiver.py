@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from perceivers.errors import SpecError
 from perceivers.nn.blocks import CrossAttend, SelfAttend
 from perceivers.nn.initialisers import learned_array
+from perceivers.nn.lifted import Gathered, Lifted
 
 Step = tuple[Literal["cross", "block"], int]
 Sharing = Literal["all", "after_first", "none"]
@@ -74,20 +75,20 @@ class Encoder(nn.Module):
         self.order = tuple(order)
 
     def forward(
-        self, elements: Float[Tensor, "B M C"], mask: Bool[Tensor, "B M"] | None = None
+        self, elements: Float[Tensor, "B M C"] | Gathered, mask: Bool[Tensor, "B M"] | None = None
     ) -> Float[Tensor, "B N D"]:
-        """Latents after every step of the order. `mask` is True where an element is real.
+        """Latents after every step of the order. `mask` is True where an element is real; gathered inputs bring theirs.
 
         A masked element changes nothing, whatever it holds. With nothing to read the attention gives zeros before its
         output projection. Latent self-attends are never masked.
         """
-        if mask is not None:
-            elements = torch.where(mask[..., None], elements, elements.new_zeros(()))
-        readable = None if mask is None else mask[:, None]
-        x = self.latents.expand(elements.shape[0], -1, -1)
+        if isinstance(elements, Tensor):
+            elements = Gathered((Lifted(elements, None, mask),))
+        elements = elements.cleared()
+        x = self.latents.expand(elements.parts[0].content.shape[0], -1, -1)
         for kind, index in self.order:
             if kind == "cross":
-                x = self.cross_attends[index](x, elements, readable)
+                x = self.cross_attends[index](x, elements)
             else:
                 block = self.blocks[index]
                 assert isinstance(block, nn.ModuleList), "a block is a list of self-attends"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from perceivers.errors import DataError
 from perceivers.nn.initialisers import learned_array, plain_linear
+from perceivers.nn.lifted import AxisTables
 from perceivers.positions import fourier_channels, fourier_features, linear_positions, sinusoidal_features
 
 
@@ -20,7 +21,7 @@ class FourierPosition(nn.Module):
     """Fourier features of grid cells or coordinates [P1 §3.2]; no parameters.
 
     `resolution`: μ per axis. It is independent of the grid: released models encode one grid at another's resolution.
-    The table of the last grid is kept, since it is the same for every batch.
+    The tables of the last grid are kept, since they are the same for every batch.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class FourierPosition(nn.Module):
         self.concat_position = concat_position
         self.sine_only = sine_only
         self.channels = fourier_channels(len(self.resolution), bands, concat_position, sine_only)
-        self._table: tuple[tuple[int, ...], Tensor] | None = None
+        self._kept: tuple[tuple[object, ...], AxisTables] | None = None
 
     def forward(
         self,
@@ -42,21 +43,35 @@ class FourierPosition(nn.Module):
     ) -> Float[Tensor, "*B M P"]:
         """(M, P) for a grid, (B, M, P) for coordinates; dtype and device of `like` (or of `coords`)."""
         if coords is not None:
-            return self._features(coords)
+            return self._features(coords, self.resolution)
         assert grid is not None, "a grid or coords"
         assert like is not None, "a grid alone says neither dtype nor device"
-        key = tuple(grid)
-        table = self._table
-        if table is None or table[0] != key or table[1].dtype != like.dtype or table[1].device != like.device:
-            # A table that is made in inference mode must serve training too.
-            with torch.inference_mode(False):
-                positions = linear_positions(key, torch.promote_types(like.dtype, torch.float32))
-                table = (key, self._features(positions).to(like.device, like.dtype))
-            self._table = table
-        return table[1]
+        return self.tables(grid, like).joined()
 
-    def _features(self, positions: Tensor) -> Tensor:
-        return fourier_features(positions, self.bands, self.resolution, self.concat_position, self.sine_only)
+    def tables(self, grid: Sequence[int], like: Tensor) -> AxisTables:
+        """The same features of a grid, one table an axis; dtype and device of `like`."""
+        key = (*grid, like.dtype, like.device)
+        if self._kept is None or self._kept[0] != key:
+            # Tables that are made in inference mode must serve training too.
+            with torch.inference_mode(False):
+                dtype = torch.promote_types(like.dtype, torch.float32)
+                found = tuple(
+                    self._features(linear_positions((n,), dtype), (mu,)).to(like.device, like.dtype)
+                    for n, mu in zip(grid, self.resolution, strict=True)
+                )
+                self._kept = (key, AxisTables(found, self._order()))
+        return self._kept[1]
+
+    def _order(self) -> tuple[int, ...]:
+        """Joined channels run [positions][sines, axis outer][cosines]; side by side each table has all of its own."""
+        axes, own, first = range(len(self.resolution)), self.channels // len(self.resolution), int(self.concat_position)
+        places = [axis * own for axis in axes] if first else []
+        for part in range(1 if self.sine_only else 2):
+            places += [axis * own + first + part * self.bands + band for axis in axes for band in range(self.bands)]
+        return tuple(places)
+
+    def _features(self, positions: Tensor, resolution: Sequence[float]) -> Tensor:
+        return fourier_features(positions, self.bands, resolution, self.concat_position, self.sine_only)
 
 
 class LearnedPosition(nn.Module):

@@ -4,10 +4,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from perceivers.errors import SpecError
-from perceivers.nn.attention.absorbed import attend_absorbed
 from perceivers.nn.attention.attend import attend
-from perceivers.nn.attention.planner import choose_path
+from perceivers.nn.attention.planner import choose_paths, reads_apart, shape_of
+from perceivers.nn.attention.read import attend_lifted
 from perceivers.nn.initialisers import block_linear
+from perceivers.nn.lifted import Gathered, Lifted
 
 
 class Attention(nn.Module):
@@ -49,16 +50,26 @@ class Attention(nn.Module):
     def normed(
         self,
         queries: Float[Tensor, "B O E"],
-        elements: Float[Tensor, "B M C"],
+        elements: Float[Tensor, "B M C"] | Gathered,
         norm: nn.LayerNorm,
         mask: Bool[Tensor, "B #O M"] | None = None,
     ) -> Float[Tensor, "B O _"]:
-        """`self(queries, norm(elements), mask)` by the path that the planner chooses; every path gives the same."""
+        """`self(queries, norm(elements), mask)` by the paths that the planner chooses; every path gives the same.
+
+        What is gathered brings its own masks, and `mask` is None then.
+        """
         query = self.query(queries)
-        if choose_path(query, elements, self.value.out_features, self.heads, mask) == "plain":
-            return self._read(query, norm(elements), mask)
-        readable = None if mask is None else mask[:, 0]
-        return self.output(attend_absorbed(query, elements, norm, self.key, self.value, self.heads, readable))
+        if isinstance(elements, Tensor):
+            if mask is not None and mask.shape[1] != 1:
+                return self._read(query, norm(elements), mask)
+            elements = Gathered((Lifted(elements, None, None if mask is None else mask[:, 0]),))
+        channels, widths = norm.weight.shape[0], (self.key.out_features, self.value.out_features)
+        shapes = [shape_of(part) for part in elements.parts]
+        paths = choose_paths(shapes, query.shape[1], channels, *widths, self.heads) if reads_apart(query) else None
+        if paths is None:
+            readable = None if elements.mask is None else elements.mask[:, None]
+            return self._read(query, norm(elements.joined), readable)
+        return self.output(attend_lifted(query, elements.parts, paths, norm, self.key, self.value, self.heads))
 
     def _read(self, query: Tensor, elements: Tensor, mask: Tensor | None) -> Tensor:
         return self.output(attend(query, self.key(elements), self.value(elements), self.heads, mask))

@@ -1,15 +1,43 @@
 """Which path reads elements: decided from shapes alone, so that the same model on the same data takes the same path."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
-Path = Literal["plain", "absorbed"]
+from perceivers.nn.lifted import AxisTables, Lifted
+
+Path = Literal["plain", "absorbed", "factorised"]
 
 # Below so many elements keys and values are small, and one fused kernel beats several calls a chunk [benchmarks].
 FEWEST_ELEMENTS = 4096
+# The last axis of a grid must be so long, or tiles are many and narrow.
+FEWEST_COLUMNS = 32
+# What a score costs in the factorised path besides its two narrow products, in multiply-adds of a large product:
+# exp, two passes for the columns, a tile's grid rows [measured on two cores; benchmarks/attention.py].
+TILE_PRODUCTS = 90
+
+
+@dataclass(frozen=True)
+class PartShape:
+    """What the choice of a path needs to know of one input.
+
+    content: c, without position where that is tables. columns: n_A of a grid of two axes or more whose position is
+    tables, else None.
+    """
+
+    elements: int
+    content: int
+    columns: int | None = None
+
+
+def shape_of(part: Lifted) -> PartShape:
+    """The shape of a part."""
+    grid = part.position.grid if isinstance(part.position, AxisTables) and not part.add else ()
+    columns = grid[-1] if len(grid) > 1 else None
+    return PartShape(part.content.shape[1], part.content.shape[-1], columns)
 
 
 def projected_products(queries: int, elements: int, channels: int, qk: int, v: int) -> int:
@@ -17,35 +45,35 @@ def projected_products(queries: int, elements: int, channels: int, qk: int, v: i
     return elements * (qk + v) * (channels + queries)
 
 
-def absorbed_products(queries: int, elements: int, channels: int, qk: int, v: int, heads: int) -> int:
-    """Multiply-adds with elements as keys and values: every head's queries are as wide as the elements."""
-    return 2 * heads * queries * elements * channels + queries * (qk + v) * channels
+def part_products(part: PartShape, path: Path, rows: int, channels: int) -> int:
+    """Multiply-adds of `rows` queries over heads, each as wide as the elements, that read one part without keys."""
+    width = 2 * part.content + TILE_PRODUCTS if path == "factorised" else 2 * channels
+    return rows * part.elements * width
 
 
-def absorbs(queries: int, elements: int, channels: int, qk: int, v: int, heads: int) -> bool:
-    """Whether so many elements are read without keys and values."""
+def part_path(part: PartShape, channels: int) -> Path:
+    """The cheaper path of one part: tables pay where they stand for many channels of a large grid."""
+    if part.columns is None or part.columns < FEWEST_COLUMNS or part.elements < FEWEST_ELEMENTS:
+        return "absorbed"
+    cheaper = part_products(part, "factorised", 1, channels) < part_products(part, "absorbed", 1, channels)
+    return "factorised" if cheaper else "absorbed"
+
+
+def choose_paths(
+    parts: Sequence[PartShape], queries: int, channels: int, qk: int, v: int, heads: int
+) -> tuple[Path, ...] | None:
+    """A path for each part, or None: all joined, with keys and values, by the plain path."""
+    elements = sum(part.elements for part in parts)
     if elements < FEWEST_ELEMENTS:
+        return None
+    paths: tuple[Path, ...] = tuple(part_path(part, channels) for part in parts)
+    apart = sum(part_products(part, path, heads * queries, channels) for part, path in zip(parts, paths, strict=True))
+    apart += queries * (qk + v) * channels
+    return paths if apart < projected_products(queries, elements, channels, qk, v) else None
+
+
+def reads_apart(query: Tensor) -> bool:
+    """Whether the paths without keys serve: float32 and float64 with data, outside autocast and tracing."""
+    if query.is_meta or query.dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling():
         return False
-    absorbed = absorbed_products(queries, elements, channels, qk, v, heads)
-    return absorbed < projected_products(queries, elements, channels, qk, v)
-
-
-def choose_path(
-    query: Float[Tensor, "B O F"],
-    elements: Float[Tensor, "B M C"],
-    v_channels: int,
-    heads: int,
-    mask: Bool[Tensor, "B #O M"] | None,
-) -> Path:
-    """`absorbed` where it has fewer products than `plain` and many elements; float32 and float64 outside autocast only.
-
-    A mask that differs from query to query, shapes without data and tracing take the plain path.
-    """
-    (_, queries, qk), (_, count, channels) = query.shape, elements.shape
-    if mask is not None and mask.shape[1] != 1:
-        return "plain"
-    if elements.is_meta or elements.dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling():
-        return "plain"
-    if torch.is_autocast_enabled(elements.device.type):
-        return "plain"
-    return "absorbed" if absorbs(queries, count, channels, qk, v_channels, heads) else "plain"
+    return not torch.is_autocast_enabled(query.device.type)
