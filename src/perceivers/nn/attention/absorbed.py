@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from perceivers.nn.attention.state import SAFE_SCORE, Gradients, State
+from perceivers.nn.attention.state import LOG2_E, SAFE_SCORE, Gradients, State
 from perceivers.nn.lifted import AxisTables, Lifted
 
 # Scores alive at once: they stay in the cache of a core or two.
@@ -22,10 +22,10 @@ SMALLEST_CHUNK, LARGEST_CHUNK = 256, 8192
 
 def absorbed_state(a: Float[Tensor, "B Q C"], lifted: Lifted, eps: float) -> State:
     """What rows `a` read of the elements; see `State`."""
-    running = _Running(a)
+    running, scaled = _Running(a), a * LOG2_E
     for start, stop in _chunks(a, lifted.content):
         x, _ = _normalised(lifted.rows(start, stop), eps)
-        weights = running.exp_(_scores(a, x, lifted.mask, start, stop))
+        weights = running.exp2_(_scores(scaled, x, lifted.mask, start, stop))
         running.total += weights.sum(-1)
         running.read += weights @ x
     return running.result()
@@ -44,13 +44,14 @@ def absorbed_gradients(
     position = lifted.position
     assert not (to_elements and isinstance(position, AxisTables)), "tables are joined where they need gradients"
     # Where nothing was read the weights are exp(s − ∞) = 0.
-    lse = torch.where(state.lse.isinf(), float("inf"), state.lse)[..., None]
+    lse = torch.where(state.lse.isinf(), float("inf"), state.lse * LOG2_E)[..., None]
+    scaled = a * LOG2_E
     da = torch.zeros_like(a, dtype=torch.float64)
     dcontent = torch.empty_like(lifted.content) if to_elements else None
     dposition = torch.zeros_like(position) if to_elements and isinstance(position, Tensor) else None
     for start, stop in _chunks(a, lifted.content):
         x, rstd = _normalised(lifted.rows(start, stop), eps)
-        weights = _scores(a, x, lifted.mask, start, stop).sub_(lse).exp_()
+        weights = _scores(scaled, x, lifted.mask, start, stop).sub_(lse).exp2_()
         # ds = p∘(dp − Σ p dp), and Σ p dp = ⟨dread, read⟩ − dlse, the offset.
         dscores = (dread @ x.mT).sub_(offset[..., None]).mul_(weights)
         da += dscores @ x
@@ -66,7 +67,7 @@ def absorbed_gradients(
 
 
 class _Running:
-    """The running (max, Σ exp, Σ exp·x̂) of an online softmax, sums in float64.
+    """The running (max, Σ 2^s, Σ 2^s·x̂) of an online softmax over scores in powers of two, sums in float64.
 
     |s| ≤ ‖a‖·√C whatever the data, since x̂ is no longer than √C: where that is small the maximum stays 0 and is never
     looked for.
@@ -78,24 +79,24 @@ class _Running:
         self.total = torch.zeros_like(self.max, dtype=torch.float64)
         self.read = torch.zeros_like(a, dtype=torch.float64)
 
-    def exp_(self, scores: Float[Tensor, "B Q m"]) -> Float[Tensor, "B Q m"]:
-        """exp(scores − max), in place; what was summed before is scaled to the new maximum."""
+    def exp2_(self, scores: Float[Tensor, "B Q m"]) -> Float[Tensor, "B Q m"]:
+        """2^(scores − max), in place; what was summed before is scaled to the new maximum."""
         if self.bounded:
-            return scores.exp_()
+            return scores.exp2_()
         highest = torch.maximum(self.max, scores.amax(-1))
         # While all that was seen is masked the maximum is −inf: any finite number serves, every weight is zero.
         shift = torch.where(highest.isinf(), torch.zeros_like(highest), highest)
-        scale = (self.max - shift).exp().double()
+        scale = (self.max - shift).exp2().double()
         self.total *= scale
         self.read *= scale[..., None]
         self.max = highest
-        return scores.sub_(shift[..., None]).exp_()
+        return scores.sub_(shift[..., None]).exp2_()
 
     def result(self) -> State:
         """The state of all chunks."""
         dtype, empty = self.max.dtype, self.total == 0
         total = torch.where(empty, 1.0, self.total)
-        lse = torch.where(empty, float("-inf"), self.max.double() + total.log())
+        lse = torch.where(empty, float("-inf"), self.max.double() / LOG2_E + total.log())
         return State(lse.to(dtype), (self.read / total[..., None]).to(dtype))
 
 

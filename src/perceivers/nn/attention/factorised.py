@@ -6,7 +6,6 @@ marginals: with w = p·rstd, Σ w c, Σ_y (Σ_x w) T₁(y), Σ_x (Σ_y w) T₂(x
 The last is `columns`. Algebra, no approximation; the backward pass has the same structure [decision 007].
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from perceivers.nn.attention.state import SAFE_SCORE, Gradients, State
+from perceivers.nn.attention.state import LOG2_E, SAFE_SCORE, Gradients, State
 from perceivers.nn.lifted import AxisTables, Lifted
 
 # Scores alive at once, 4 MB in float32: smaller tiles spend more on calls than they save on the cache [measured].
@@ -23,8 +22,6 @@ TILE_SCORES = 2**20
 SMALLEST_TILE = 32
 # Tiles whose column sums are added in float32 before they go to the float64 sum.
 FLUSH = 16
-# Scores are kept in powers of two: torch's exp2 takes a third of the time of its exp [measured].
-LOG2_E = 1 / math.log(2)
 MASKED = -1e30
 
 
