@@ -1,0 +1,161 @@
+"""The same model in other libraries: transformers with the same weights, perceiver-pytorch with the same sizes."""
+
+import copy
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import perceivers
+from perceivers.elements import Batch, Elements
+from perceivers.models.model import Model
+from perceivers.models.presets import preset
+from perceivers.nn.position import FourierPosition
+
+IO = "perceiver-io-imagenet-fourier"
+ONCE = "perceiver-imagenet-fourier-1x"
+SIZE = 224
+# transformers' names of the parts of ours; a number stands for a layer.
+_NAMES = {
+    "encoder.latents": "perceiver.embeddings.latents",
+    "encoder.cross_attends.0.": "perceiver.encoder.cross_attention.",
+    "encoder.blocks.0.": "perceiver.encoder.self_attends.",
+    "outputs.label.query.table": "perceiver.decoder.decoder.output_position_encodings.position_embeddings",
+    "outputs.label.head.": "perceiver.decoder.decoder.final_layer.",
+    "decoder.cross_attend.": "perceiver.decoder.decoder.decoding_cross_attention.",
+}
+_PARTS = {
+    "query_norm.": "attention.self.layernorm1.",
+    "element_norm.": "attention.self.layernorm2.",
+    "mlp_norm.": "layernorm.",
+    "norm.": "attention.self.layernorm1.",
+    "attention.output.": "attention.output.dense.",
+    "attention.": "attention.self.",
+    "mlp.hidden.": "mlp.dense1.",
+    "mlp.output.": "mlp.dense2.",
+}
+
+
+def need(module: str, package: str) -> Any:
+    """The imported module, or exit 2 with the package that has it."""
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        print(f"{module} is not installed; it is compared with here. Run: pip install '{package}'", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def ours(name: str, blocks: int | None = None) -> Model:
+    """The preset with random weights: norms, biases and a head that starts at zero drawn too, so that a mix-up shows.
+
+    `blocks`: fewer latent blocks, and cross-attends where they are interleaved, than the published ones.
+    """
+    spec = copy.deepcopy(dict(preset(name).spec))
+    encoder = dict(spec["encoder"])
+    encoder["blocks"] = blocks or encoder["blocks"]
+    if encoder.get("interleaved"):
+        encoder["cross_attends"] = encoder["blocks"]
+    model = perceivers.build({**spec, "encoder": encoder}, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1 or not parameter.any():
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+    return model
+
+
+def transformers_twin(model: Model) -> nn.Module:
+    """PerceiverForImageClassificationFourier with the sizes and weights of `model`, made to compute the same function.
+
+    Its activation is set to the tanh approximation, which the papers' code and ours have, and its dropout to 0.
+    """
+    transformers = need("transformers", "transformers>=5")
+    encoder = model.spec.encoder
+    config = transformers.PerceiverConfig(
+        num_latents=model.spec.latents.count,
+        d_latents=model.spec.latents.channels,
+        d_model=261,
+        num_blocks=encoder.blocks,
+        num_self_attends_per_block=encoder.layers,
+        num_self_attention_heads=encoder.self_attend.heads,
+        num_cross_attention_heads=encoder.cross.heads,
+        hidden_act="gelu_pytorch_tanh",
+        attention_probs_dropout_prob=0.0,
+        num_labels=1000,
+    )
+    with torch.device("meta"):
+        twin = transformers.PerceiverForImageClassificationFourier(config)
+    twin = twin.to_empty(device="cpu")
+    twin.load_state_dict({_their_name(name): tensor for name, tensor in model.state_dict().items()}, strict=True)
+    return twin
+
+
+def _their_name(name: str) -> str:
+    start, end = next((s, t) for s, t in _NAMES.items() if name.startswith(s))
+    rest = name[len(start) :]
+    layer, dot, inner = rest.partition(".")
+    if not layer.isdigit():
+        layer, dot, inner = "", "", rest
+    part = next((p for p in _PARTS if inner.startswith(p)), None)
+    if part is None:
+        return end + rest
+    return f"{end}{layer}{dot}{_PARTS[part]}{inner[len(part) :]}"
+
+
+def perceiver_pytorch(cross_attends: int, blocks: int) -> nn.Module:
+    """perceiver-pytorch's `Perceiver`: the 2021 ImageNet model as near as its arguments come, other weights.
+
+    Its own: an MLP of width 4 with a gate, where the paper has width 1; no biases on queries, keys and values; the
+    first layer's weights are its own, the others share.
+    """
+    return need("perceiver_pytorch", "perceiver-pytorch>=0.8").Perceiver(
+        num_freq_bands=64,
+        max_freq=SIZE,
+        depth=cross_attends,
+        input_channels=3,
+        num_latents=512,
+        latent_dim=1024,
+        cross_dim_head=261,
+        latent_dim_head=128,
+        weight_tie_layers=True,
+        self_per_cross_attn=6 * blocks // cross_attends,
+    )
+
+
+class PerceiverPytorchOnce(nn.Module):
+    """The same with one cross-attend, by its `PerceiverIO`: its `Perceiver` would need weights of its own a layer.
+
+    All self-attends share one set of weights, where the paper's share six. The caller joins the positions.
+    """
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.position = FourierPosition((SIZE, SIZE), 64)
+        self.model = need("perceiver_pytorch", "perceiver-pytorch>=0.8").PerceiverIO(
+            depth=6 * blocks,
+            dim=261,
+            queries_dim=1024,
+            logits_dim=1000,
+            num_latents=512,
+            latent_dim=1024,
+            cross_dim_head=261,
+            latent_dim_head=128,
+            weight_tie_layers=True,
+        )
+        self.query = nn.Parameter(torch.randn(1, 1024))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(1, H, W, 3) → (1, 1, 1000)."""
+        position = self.position(grid=x.shape[1:3], like=x)
+        return self.model(torch.cat([x.flatten(1, 2), position[None]], dim=-1), queries=self.query)
+
+
+def image(size: int = SIZE) -> tuple[Batch, Tensor]:
+    """One image twice: bytes as our models read them, and standardised (1, 3, size, size)."""
+    pixels = torch.randint(0, 256, (1, size * size, 3), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    settings = preset(IO).spec["inputs"]["image"]
+    standard = (pixels.float() - torch.tensor(settings["mean"])) / torch.tensor(settings["std"])
+    return Batch({"image": Elements(pixels, grid=(size, size))}, 1), standard.mT.unflatten(2, (size, size)).contiguous()
