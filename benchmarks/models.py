@@ -225,7 +225,8 @@ def draw(seconds: dict[str, Seconds], path: Path) -> None:
         axis.bar_label(bars, fmt="%.2f")
         axis.set_title(work)
         axis.set_ylabel("seconds, least of all rounds")
-        axis.tick_params(axis="x", labelrotation=30)
+        axis.margins(y=0.1)
+        plt.setp(axis.get_xticklabels(), rotation=30, ha="right", rotation_mode="anchor")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
