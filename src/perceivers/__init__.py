@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from perceivers.models.weights import load as load
     from perceivers.predictor import Predictor as Predictor
     from perceivers.predictor import predict as predict
+    from perceivers.sources import Source as Source
     from perceivers.training.evaluate import evaluate as evaluate
     from perceivers.training.run import train as train
 
@@ -21,9 +22,10 @@ _PUBLIC = {
     "evaluate": "perceivers.training.evaluate",
     "predict": "perceivers.predictor",
     "Predictor": "perceivers.predictor",
+    "Source": "perceivers.sources",
 }
 
-__all__ = ["Predictor", "__version__", "build", "evaluate", "load", "predict", "train"]
+__all__ = ["Predictor", "Source", "__version__", "build", "evaluate", "load", "predict", "train"]
 
 
 def __getattr__(name: str) -> Any:

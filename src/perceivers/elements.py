@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from perceivers.errors import DataError
+from perceivers.sources import Source
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,13 @@ class Batch:
     inputs:  name → Elements; a name that is missing is absent for the whole batch.
     targets: output name → Tensor; a name that is missing is unknown for the whole batch.
     size:    B. Needed because every input may be absent.
+    sources: input name → `Source`, in a batch of one sample; read where the model is.
     """
 
     inputs: Mapping[str, Elements]
     size: int
     targets: Mapping[str, Tensor] = field(default_factory=dict)
+    sources: Mapping[str, Source] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, elements in self.inputs.items():
@@ -86,6 +89,9 @@ class Batch:
                     f"input '{name}' has {elements.values.shape[0]} samples in a batch of {self.size}; "
                     "every input needs one row a sample (mask the row when it is absent)."
                 )
+        if self.sources and self.size != 1:
+            names = ", ".join(f"'{name}'" for name in self.sources)
+            raise DataError(f"{names}: a source is one sample, so the batch has one; this one has {self.size}.")
         for name, target in self.targets.items():
             if target.shape[0] != self.size:
                 raise DataError(f"target '{name}' has {target.shape[0]} rows in a batch of {self.size}.")
@@ -94,8 +100,9 @@ class Batch:
         """The same batch on another device."""
         inputs = {name: elements.to(device) for name, elements in self.inputs.items()}
         targets = {name: target.to(device, non_blocking=True) for name, target in self.targets.items()}
-        return Batch(inputs, self.size, targets)
+        return Batch(inputs, self.size, targets, self.sources)
 
     def without(self, *names: str) -> "Batch":
         """The same batch with the named inputs absent."""
-        return replace(self, inputs={name: e for name, e in self.inputs.items() if name not in names})
+        left = {name: e for name, e in self.inputs.items() if name not in names}
+        return replace(self, inputs=left, sources={n: s for n, s in self.sources.items() if n not in names})

@@ -12,9 +12,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 
+def axis_positions(cells: int, start: int = 0, stop: int | None = None) -> Float[Tensor, " m"]:
+    """Positions of the cells `start` to `stop` of an axis of `cells`: `linspace(−1, 1, cells)`; float64.
+
+    Any cut of an axis gives the same numbers, so a grid can be read in parts.
+    """
+    index = torch.arange(start, cells if stop is None else stop, dtype=torch.float64)
+    return (2 * index - max(cells - 1, 1)) / max(cells - 1, 1)
+
+
 def linear_positions(grid: Sequence[int], dtype: torch.dtype = torch.float32) -> Float[Tensor, "M A"]:
     """Cell positions of a grid: per axis `linspace(−1, 1, n)`, both ends included; (M, A), row-major."""
-    axes = [torch.linspace(-1.0, 1.0, n, dtype=dtype) for n in grid]
+    axes = [axis_positions(n).to(dtype) for n in grid]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
 
 

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from perceivers.nn.attention import absorbed, attend_lifted, attend_plain, factorised, planner
-from perceivers.nn.attention import read as reading
+from perceivers.nn.attention import attend_lifted, attend_plain, factorised, paths, planner, state
 from perceivers.nn.attention.planner import PartShape, choose_paths
 from perceivers.nn.blocks import CrossAttend
-from perceivers.nn.lifted import AxisTables, Gathered, Lifted
+from perceivers.nn.lifted import AxisTables, Lifted
+from perceivers.nn.streamed import Gathered
 
 
 def plain(query, parts, paths, norm, key, value, heads):
@@ -43,7 +43,7 @@ def a_part(draw, kind, batch, channels, masked):
     return Lifted(2 * draw(batch, count, width) + 1, position, mask, kind == "added")
 
 
-def drawn(seed, kinds, batch, queries, channels, heads, head, scale, masked, dtype=torch.float64):
+def drawn(seed, kinds, batch, queries, channels, heads, head, scale, masked, projected=(), dtype=torch.float64):
     """Arguments of both, with weights of every size, a sample that may read nothing among them."""
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)  # noqa: E731
@@ -54,7 +54,10 @@ def drawn(seed, kinds, batch, queries, channels, heads, head, scale, masked, dty
             parameter.data = draw(*parameter.shape)
     query = (scale * draw(batch, queries, heads * head)).requires_grad_()
     parts = tuple(a_part(draw, kind, batch, channels, masked) for kind in kinds)
-    paths = tuple("factorised" if kind.startswith("grid") else "absorbed" for kind in kinds)
+    paths = tuple(
+        "projected" if place in projected else "factorised" if kind.startswith("grid") else "absorbed"
+        for place, kind in enumerate(kinds)
+    )
     return query, parts, paths, norm, key, value, heads
 
 
@@ -94,13 +97,14 @@ KINDS = ["none", "added", "each", "all", "grid1", "grid2", "grid3", "grid4"]
     head=st.integers(1, 4),
     scale=st.sampled_from([0.1, 1.0, 30.0]),
     masked=st.booleans(),
+    projected=st.sets(st.integers(0, 2)),
     chunk=st.integers(1, 50),
 )
 def test_equals_the_plain_twin_and_its_gradients(seed, chunk, **shape):
     arguments = drawn(seed, **shape)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(absorbed, "SMALLEST_CHUNK", chunk)
-        patch.setattr(absorbed, "LARGEST_CHUNK", chunk)
+        patch.setattr(state, "SMALLEST_CHUNK", chunk)
+        patch.setattr(state, "LARGEST_CHUNK", chunk)
         patch.setattr(factorised, "TILE_SCORES", chunk * 15)
         patch.setattr(factorised, "SMALLEST_TILE", 1)
         patch.setattr(factorised, "FLUSH", 1 + chunk % 3)
@@ -131,11 +135,11 @@ def test_float32_against_float64(kind, scale):
 
 @pytest.mark.parametrize("kind", ["none", "grid2"])
 def test_no_gradient_of_elements_is_made_when_none_is_needed(kind, monkeypatch):
-    query, parts, paths, *rest = drawn(1, [kind], 1, 2, 5, 1, 2, 1.0, masked=False)
-    asked, real = [], dict(reading._GRADIENTS)
+    query, parts, chosen, *rest = drawn(1, [kind], 1, 2, 5, 1, 2, 1.0, masked=False)
+    asked, real = [], dict(paths.GRADIENTS)
     for name, function in real.items():
-        monkeypatch.setitem(reading._GRADIENTS, name, lambda *a, f=function: asked.append(a[-1]) or f(*a))
-    attend_lifted(query, parts, paths, *rest).sum().backward()
+        monkeypatch.setitem(paths.GRADIENTS, name, lambda *a, f=function: asked.append(a[-1]) or f(*a))
+    attend_lifted(query, parts, chosen, *rest).sum().backward()
     assert query.grad is not None
     assert asked == [False]
 

@@ -24,6 +24,7 @@ from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError
 from perceivers.nn.lifted import Lifted
 from perceivers.settings import Settings
+from perceivers.sources import Source
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,10 @@ class InputSettings(Settings, ABC):
     @abstractmethod
     def elements(self) -> int:
         """M: the most elements that one sample hands to the encoder."""
+
+    def source_grid(self, source: Source) -> tuple[int, ...]:
+        """The grid that `source` gives rows of, in raw cells. Raises `DataError` where it is not this input's."""
+        raise DataError(f"{source.name}: an input of kind {self.kind} reads no source; give its value itself.")  # pyright: ignore[reportAttributeAccessIssue]
 
     @abstractmethod
     def collate(self, samples: Sequence[Sample | None]) -> Elements:

@@ -1,6 +1,7 @@
 """The module of every input on a regular grid: normalise → lift → position."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +10,11 @@ from perceivers.elements import Elements
 from perceivers.errors import DataError
 from perceivers.inputs.base import Input, joined_channels
 from perceivers.inputs.lift import Lift
+from perceivers.inputs.streaming import streamed
 from perceivers.nn.lifted import AxisTables, Lifted
 from perceivers.nn.position import FourierPosition
+from perceivers.nn.streamed import Streamed
+from perceivers.sources import Source
 
 
 class GridInput(Input):
@@ -46,13 +50,26 @@ class GridInput(Input):
     def forward(self, elements: Elements) -> Lifted:
         """Content (B, M, c), position (M, P) or (B, M, P), mask (B, M)."""
         self._check(elements)
+        content, mask = self.content(elements)
+        return Lifted(content, self._position(elements, content), mask, self.add)
+
+    def content(self, elements: Elements) -> tuple[Tensor, Tensor | None]:
+        """Content (B, M, c) and mask (B, M): normalised and lifted, without position."""
         x, mask = self._normalised(elements), elements.mask
         if elements.grid is None:
-            content = x
-        else:
-            cells = x.unflatten(1, elements.grid)
-            content, mask = self.lift(cells, None if mask is None else mask.unflatten(1, elements.grid))
-        return Lifted(content, self._position(elements, content), mask, self.add)
+            return x, mask
+        return self.lift(x.unflatten(1, elements.grid), None if mask is None else mask.unflatten(1, elements.grid))
+
+    def stream(self, source: Source, grid: tuple[int, ...], nan: Literal["mask", "error"]) -> Streamed:
+        """The elements of `source` in runs; see `inputs.streaming.streamed`."""
+        return streamed(self, source, grid, nan)
+
+    def window(self, cells: tuple[int, ...], start: int, stop: int, like: Tensor) -> Tensor | AxisTables | None:
+        """Position of the rows `start` to `stop` of the first axis of a grid of elements."""
+        if self.position is None:
+            return None
+        found = self.position.window(cells, start, stop, like)  # pyright: ignore[reportCallIssue]
+        return found.joined() if isinstance(found, AxisTables) and self.add else found
 
     def _check(self, elements: Elements) -> None:
         # A batch made by hand may not fit, and a wrong number of channels would broadcast without a word.

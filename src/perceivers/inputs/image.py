@@ -16,6 +16,7 @@ from perceivers.inputs.decode import read_image
 from perceivers.inputs.grid import GridInput
 from perceivers.inputs.lift import ImageLift, Pixels
 from perceivers.inputs.position import Fourier, NoPosition, Position
+from perceivers.sources import Source
 
 
 class ImageInput(InputSettings):
@@ -46,6 +47,17 @@ class ImageInput(InputSettings):
             image = image.reshape(-1, self.channels)[order].reshape(image.shape)
             mask = None if mask is None else mask.reshape(-1)[order].reshape(mask.shape)
         return Sample(image, mask=mask)
+
+    def source_grid(self, source: Source) -> tuple[int, ...]:
+        """(height, width): those of the input, pixels in their own order."""
+        if source.shape != (*self.size, self.channels):
+            raise DataError(
+                f"{source.name} has the shape {source.shape}, but the input takes {(*self.size, self.channels)}: "
+                "height, width, channels. Resize it, or change size in the spec."
+            )
+        if self.permute is not None:
+            raise DataError(f"{source.name}: permuted pixels cannot be read in order; leave permute out.")
+        return self.size
 
     def resolved(self, cell: Any, base: Path) -> Any:
         """`cell`, or the `path` of one that is {"bytes", "path"}, relative to `base`."""

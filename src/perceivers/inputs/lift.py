@@ -18,6 +18,8 @@ class Lift(nn.Module, ABC):
     """From (B, n1, …, C) normalised cells with masked ones zero to (B, M, c) elements, and their mask."""
 
     channels: int
+    unit: int | None
+    """Raw rows of the first axis that one row of elements is made of; None: it also reads beyond them."""
 
     @abstractmethod
     def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
@@ -30,6 +32,8 @@ class Lift(nn.Module, ABC):
 
 class _Cells(Lift):
     """Every raw cell is an element."""
+
+    unit = 1
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
@@ -48,6 +52,7 @@ class _Patches(Lift):
     def __init__(self, inputs: int, patch: Sequence[int], channels: int | None) -> None:
         super().__init__()
         self.patch = tuple(patch)
+        self.unit = self.patch[0]
         raw = math.prod(patch) * inputs
         self.linear = plain_linear(raw, channels) if channels else None
         self.channels = channels or raw
@@ -73,7 +78,7 @@ class _Conv1x1(Lift):
     def __init__(self, inputs: int, channels: int, stride: int) -> None:
         super().__init__()
         self.linear = plain_linear(inputs, channels)
-        self.stride = stride
+        self.stride = self.unit = stride
         self.channels = channels
 
     def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
@@ -86,6 +91,8 @@ class _Conv1x1(Lift):
 
 class _Conv(Lift):
     """A convolution stem. Masked cells read as zero at every layer; an element is masked when its whole stride is."""
+
+    unit = None
 
     def __init__(self, stem: ConvStem) -> None:
         super().__init__()

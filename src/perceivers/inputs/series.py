@@ -19,6 +19,7 @@ from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid, m
 from perceivers.inputs.grid import GridInput
 from perceivers.inputs.lift import Samples, SeriesLift
 from perceivers.inputs.position import Fourier, Learned, NoPosition, Position
+from perceivers.sources import Source
 
 MOST_BYTES = 1 * GB
 """Of one series file."""
@@ -75,6 +76,21 @@ class SeriesInput(InputSettings):
         if given is not None and not abs(number(given) - self.rate) <= 1e-6 * self.rate:
             raise DataError(f"the series is at {given} Hz, but the input takes {self.rate} Hz; resample it first.")
         return self._regular(values)
+
+    def source_grid(self, source: Source) -> tuple[int, ...]:
+        """(time steps,) of the input; a source may end before. Irregular: as many elements as the source has."""
+        if source.shape[1:] != (self.channels,):
+            raise DataError(
+                f"{source.name} has the shape {source.shape}, but the input takes (time steps, {self.channels})."
+            )
+        if self.rate is None:
+            return source.grid
+        if source.shape[0] > self.steps:
+            raise DataError(
+                f"{source.name} has {source.shape[0]} time steps, but the input takes {self.steps} "
+                f"({self.seconds} s at {self.rate} Hz); cut it, or raise seconds."
+            )
+        return (self.steps,)
 
     def resolved(self, cell: Any, base: Path) -> Any:
         """`cell` with the paths in it, also those of `values` and `times`, relative to `base`; JSON text is read."""

@@ -12,11 +12,14 @@ from perceivers.cells import is_missing
 from perceivers.elements import Batch, Elements
 from perceivers.errors import DataError, unknown
 from perceivers.inputs import Input
+from perceivers.inputs.grid import GridInput
 from perceivers.models.spec import Spec
 from perceivers.nn import AverageDecoder, Decoder, Encoder
 from perceivers.nn.initialisers import learned_array
-from perceivers.nn.lifted import Gathered, Lifted
+from perceivers.nn.lifted import Lifted
+from perceivers.nn.streamed import Gathered, Streamed
 from perceivers.outputs import Output
+from perceivers.sources import Source
 
 
 class Fusion(nn.Module):
@@ -81,13 +84,14 @@ class Model(nn.Module):
         """Latents (B, N, D) of a `Batch`, or of one raw sample, or of a list of raw samples (see `collate`)."""
         if not isinstance(batch, Batch):
             batch = self.collate([batch] if isinstance(batch, Mapping) else batch)
-        for name in batch.inputs:
+        for name in [*batch.inputs, *batch.sources]:
             if name not in self.inputs:
                 raise unknown("input", name, self.inputs, DataError)
         present = {name: batch.inputs[name] for name in self.inputs if name in batch.inputs}
         # An input without elements is an absent one: both take the same path, and the same bits come out.
-        lifted = {name: self._lift(name, elements) for name, elements in present.items() if elements.values.shape[1]}
-        return self.encoder(self._gathered(lifted, batch.size))
+        read = {name: self._lift(name, elements) for name, elements in present.items() if elements.values.shape[1]}
+        read |= {name: self._stream(name, source) for name, source in batch.sources.items()}
+        return self.encoder(self._gathered({name: read[name] for name in self.inputs if name in read}, batch.size))
 
     def decode(
         self, latents: Tensor, outputs: Iterable[str] | None = None, chunk: int | None = None
@@ -108,19 +112,24 @@ class Model(nn.Module):
         return {name: self._output(name).predict(part) for name, part in zip(names, parts, strict=True)}
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
-        """A `Batch` from raw samples: input name → raw value. What is left out, None, NaN or empty is absent."""
+        """A `Batch` from raw samples: input name → raw value. What is left out, None, NaN or empty is absent.
+
+        A value may be a `Source` when there is one sample.
+        """
         for sample in samples:
             for name in sample:
                 if name not in self.inputs:
                     raise unknown("input", name, self.inputs, DataError)
+        sources = {name: value for sample in samples for name, value in sample.items() if isinstance(value, Source)}
         parsed = {
             name: [None if is_missing(s.get(name)) else kind.parse(s[name]) for s in samples]
             for name, kind in self.spec.inputs.items()
+            if name not in sources
         }
         inputs = {
             n: self.spec.inputs[n].collate(column) for n, column in parsed.items() if any(s is not None for s in column)
         }
-        return Batch(inputs, len(samples)).to(self.device)
+        return Batch(inputs, len(samples), sources=sources).to(self.device)
 
     @property
     def device(self) -> torch.device:
@@ -140,11 +149,23 @@ class Model(nn.Module):
             )
         return self.inputs[name](read)
 
+    def _stream(self, name: str, source: Source) -> Streamed:
+        kind, module = self.spec.inputs[name], self.inputs[name]
+        crosses = sum(step == "cross" for step, _ in self.encoder.order)
+        if source.once and crosses > 1:
+            raise DataError(
+                f"input '{name}', {source.name}: an iterator can be read once, but the model has {crosses} "
+                "cross-attends; give a function that begins a new pass."
+            )
+        grid = kind.source_grid(source)
+        assert isinstance(module, GridInput), "kinds that read sources lie on a grid or have coordinates"
+        return module.stream(source, grid, kind.nan)
+
     def _queries(self, name: str, batch: int) -> Tensor:
         queries = self._output(name).queries(batch)
         return queries if self.query_fusion is None else self.query_fusion.pad(name, queries)
 
-    def _gathered(self, lifted: Mapping[str, Lifted], batch: int) -> Gathered:
+    def _gathered(self, lifted: Mapping[str, Lifted | Streamed], batch: int) -> Gathered:
         """What the encoder reads, in sorted order of the inputs' names."""
         if not lifted:
             channels = self.fusion.channels if self.fusion else next(iter(self.inputs.values())).channels

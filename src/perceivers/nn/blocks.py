@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from perceivers.errors import unknown
 from perceivers.nn.attention import Attention
 from perceivers.nn.initialisers import block_linear
-from perceivers.nn.lifted import Gathered
+from perceivers.nn.streamed import Gathered
 
 LAYER_NORM_EPS = 1e-5
 

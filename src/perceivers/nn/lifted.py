@@ -6,10 +6,9 @@ would be M × P numbers; apart they are a few thousand, and attention needs no m
 
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -78,12 +77,29 @@ class Lifted:
     add: bool = False
 
     @property
+    def batch(self) -> int:
+        """B."""
+        return self.content.shape[0]
+
+    @property
     def channels(self) -> int:
         """C: the width when joined."""
         content = self.content.shape[-1]
         if self.position is None or self.add:
             return content
         return content + (self.position.channels if isinstance(self.position, AxisTables) else self.position.shape[-1])
+
+    @property
+    def order(self) -> tuple[int, ...] | None:
+        """The order of the tables' channels, where the position is tables."""
+        return self.position.order if isinstance(self.position, AxisTables) else None
+
+    @property
+    def positions(self) -> tuple[Tensor, ...]:
+        """The tensors of the position: tables, one array, or none."""
+        if isinstance(self.position, AxisTables):
+            return self.position.tables
+        return () if self.position is None else (self.position,)
 
     def joined(self) -> Float[Tensor, "B M C"]:
         """Content and position in one array."""
@@ -121,36 +137,3 @@ class Lifted:
         joined = self.joined()
         tail = constant.expand(*joined.shape[:2], -1)
         return Lifted(torch.cat([joined, tail], dim=-1), None, self.mask)
-
-
-@dataclass(frozen=True)
-class Gathered:
-    """The inputs of a batch as the encoder reads them: each for itself, or joined where a path wants one array.
-
-    parts: at least one, all of one width C and batch B; the order is the order of the elements.
-    """
-
-    parts: tuple[Lifted, ...]
-
-    @cached_property
-    def joined(self) -> Float[Tensor, "B M C"]:
-        """All elements in one array; made once, however many cross-attends read it."""
-        arrays = [part.joined() for part in self.parts]
-        return arrays[0] if len(arrays) == 1 else torch.cat(arrays, dim=1)
-
-    @cached_property
-    def mask(self) -> Bool[Tensor, "B M"] | None:
-        """Of all elements, or None when all are real."""
-        if all(part.mask is None for part in self.parts):
-            return None
-        masks = [
-            torch.ones(part.content.shape[:2], dtype=torch.bool, device=part.content.device)
-            if part.mask is None
-            else part.mask
-            for part in self.parts
-        ]
-        return masks[0] if len(masks) == 1 else torch.cat(masks, dim=1)
-
-    def cleared(self) -> "Gathered":
-        """The same with zeros where nothing is."""
-        return Gathered(tuple(part.cleared() for part in self.parts))

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from perceivers.errors import SpecError
 from perceivers.nn.blocks import CrossAttend, SelfAttend
 from perceivers.nn.initialisers import learned_array
-from perceivers.nn.lifted import Gathered, Lifted
+from perceivers.nn.lifted import Lifted
+from perceivers.nn.streamed import Gathered
 
 Step = tuple[Literal["cross", "block"], int]
 Sharing = Literal["all", "after_first", "none"]
@@ -85,7 +86,7 @@ class Encoder(nn.Module):
         if isinstance(elements, Tensor):
             elements = Gathered((Lifted(elements, None, mask),))
         elements = elements.cleared()
-        x = self.latents.expand(elements.parts[0].content.shape[0], -1, -1)
+        x = self.latents.expand(elements.batch, -1, -1)
         for kind, index in self.order:
             if kind == "cross":
                 x = self.cross_attends[index](x, elements)

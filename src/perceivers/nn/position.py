@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from perceivers.errors import DataError
 from perceivers.nn.initialisers import learned_array, plain_linear
 from perceivers.nn.lifted import AxisTables
-from perceivers.positions import fourier_channels, fourier_features, linear_positions, sinusoidal_features
+from perceivers.positions import axis_positions, fourier_channels, fourier_features, sinusoidal_features
 
 
 class FourierPosition(nn.Module):
@@ -54,13 +54,20 @@ class FourierPosition(nn.Module):
         if self._kept is None or self._kept[0] != key:
             # Tables that are made in inference mode must serve training too.
             with torch.inference_mode(False):
-                dtype = torch.promote_types(like.dtype, torch.float32)
-                found = tuple(
-                    self._features(linear_positions((n,), dtype), (mu,)).to(like.device, like.dtype)
-                    for n, mu in zip(grid, self.resolution, strict=True)
-                )
+                found = tuple(self._table(axis, 0, n, n, like) for axis, n in enumerate(grid))
                 self._kept = (key, AxisTables(found, self._order()))
         return self._kept[1]
+
+    def window(self, grid: Sequence[int], start: int, stop: int, like: Tensor) -> AxisTables:
+        """The tables of the rows `start` to `stop` of the grid's first axis, as they are in those of the whole grid."""
+        first = self._table(0, start, stop, grid[0], like)
+        # The other axes' tables are those of a grid of one row, which is kept.
+        return AxisTables((first, *self.tables((1, *grid[1:]), like).tables[1:]), self._order())
+
+    def _table(self, axis: int, start: int, stop: int, cells: int, like: Tensor) -> Float[Tensor, "m P"]:
+        """In float64 until the end: the same in every cut, and exact where a frequency is in the hundreds."""
+        positions = axis_positions(cells, start, stop)[:, None]
+        return self._features(positions, self.resolution[axis : axis + 1]).to(like.device, like.dtype)
 
     def _order(self) -> tuple[int, ...]:
         """Joined channels run [positions][sines, axis outer][cosines]; side by side each table has all of its own."""
@@ -94,13 +101,23 @@ class LearnedPosition(nn.Module):
         like: Tensor | None = None,
     ) -> Float[Tensor, "M P"]:
         """(M, P). Raises `DataError` for any grid but the one it was made for, and for coordinates."""
+        self._check(grid)
+        return self.table if self.projection is None else self.projection(self.table)
+
+    def window(self, grid: Sequence[int], start: int, stop: int, like: Tensor) -> Float[Tensor, "m P"]:
+        """Of the rows `start` to `stop` of the grid's first axis."""
+        self._check(grid)
+        cells = math.prod(self.grid[1:])
+        rows = self.table[start * cells : stop * cells]
+        return rows if self.projection is None else self.projection(rows)
+
+    def _check(self, grid: Sequence[int] | None) -> None:
         if grid is None or tuple(grid) != self.grid:
             given = "coordinates" if grid is None else f"a grid of {tuple(grid)}"
             raise DataError(
                 f"learned positions were made for a grid of {self.grid}, but the input has {given}. "
                 "Use that size, or a fourier position, which takes any."
             )
-        return self.table if self.projection is None else self.projection(self.table)
 
 
 class SinusoidalPosition(nn.Module):
@@ -125,5 +142,10 @@ class SinusoidalPosition(nn.Module):
             return sinusoidal_features((coords[..., 0] + 1) / 2 * (self.steps - 1), self.channels)
         assert grid is not None, "a grid or coords"
         assert like is not None, "a grid alone says neither dtype nor device"
-        index = torch.arange(math.prod(grid), device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+        return self.window(grid, 0, math.prod(grid), like)
+
+    def window(self, grid: Sequence[int], start: int, stop: int, like: Tensor) -> Float[Tensor, "m P"]:
+        """Of the cells `start` to `stop` of the only axis."""
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        index = torch.arange(start, stop, device=like.device, dtype=dtype)
         return sinusoidal_features(index, self.channels).to(like.dtype)

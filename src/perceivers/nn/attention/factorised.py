@@ -25,7 +25,7 @@ FLUSH = 16
 MASKED = -1e30
 
 
-def factorised_state(a: Float[Tensor, "B Q C"], lifted: Lifted, eps: float) -> State:
+def factorised_state(a: Float[Tensor, "B Q C"], lifted: Lifted, eps: float, maps: tuple[Tensor, ...] = ()) -> State:
     """What rows `a` read of a grid whose position is `AxisTables`; see `State`."""
     samples = [_Sample(lifted, b, eps) for b in range(lifted.content.shape[0])]
     states = [_read(sample, _centred(a[b])) for b, sample in enumerate(samples)]
@@ -36,6 +36,7 @@ def factorised_gradients(
     a: Float[Tensor, "B Q C"],
     lifted: Lifted,
     eps: float,
+    maps: tuple[Tensor, ...],
     state: State,
     dread: Float[Tensor, "B Q C"],
     offset: Float[Tensor, "B Q"],
@@ -230,7 +231,7 @@ def _read(sample: _Sample, a: Float[Tensor, "Q C"]) -> State:
     total = torch.where(empty, 1.0, marginals.total)
     lse = torch.where(empty, float("-inf"), shift[:, 0].double() / LOG2_E + total.log())
     # Centring the sum over the channels takes the norm's mean off every element.
-    return State(lse.to(a.dtype), _centred(marginals.joined() / total[:, None]).to(a.dtype))
+    return State(lse, _centred(marginals.joined() / total[:, None]))
 
 
 def _shift(rows: _Rows, sample: _Sample, a: Tensor) -> Float[Tensor, "Q 1"]:
@@ -260,7 +261,7 @@ def _undo(
     back = _Back(sample, a, dread) if to_elements else None
     dscore_sums = _Marginals(sample, count)
     # Where nothing was read the weights are exp(s − ∞) = 0.
-    shift = torch.where(lse.isinf(), -MASKED, lse * LOG2_E)[:, None]
+    shift = torch.where(lse.isinf(), -MASKED, lse * LOG2_E)[:, None].to(a.dtype)
     for tile in sample.tiles(2 * count):
         statistics = sample.statistics(tile)
         side, rstd = sample.right_side(tile, statistics.rstd), statistics.rstd

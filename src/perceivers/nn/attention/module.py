@@ -8,7 +8,8 @@ from perceivers.nn.attention.attend import attend
 from perceivers.nn.attention.planner import choose_paths, reads_apart, shape_of
 from perceivers.nn.attention.read import attend_lifted
 from perceivers.nn.initialisers import block_linear
-from perceivers.nn.lifted import Gathered, Lifted
+from perceivers.nn.lifted import Lifted
+from perceivers.nn.streamed import Gathered
 
 
 class Attention(nn.Module):
@@ -65,7 +66,15 @@ class Attention(nn.Module):
             elements = Gathered((Lifted(elements, None, None if mask is None else mask[:, 0]),))
         channels, widths = norm.weight.shape[0], (self.key.out_features, self.value.out_features)
         shapes = [shape_of(part) for part in elements.parts]
-        paths = choose_paths(shapes, query.shape[1], channels, *widths, self.heads) if reads_apart(query) else None
+        if not reads_apart(query):
+            paths = None
+            if any(shape.streamed for shape in shapes):
+                raise SpecError(
+                    f"a source is read in float32 or float64, not in {query.dtype}, under autocast or torch.compile; "
+                    "keep the encoder in float32."
+                )
+        else:
+            paths = choose_paths(shapes, query.shape[1], channels, *widths, self.heads)
         if paths is None:
             readable = None if elements.mask is None else elements.mask[:, None]
             return self._read(query, norm(elements.joined), readable)

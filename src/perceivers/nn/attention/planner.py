@@ -1,4 +1,9 @@
-"""Which path reads elements: decided from shapes alone, so that the same model on the same data takes the same path."""
+"""Which path reads elements: decided from shapes and a budget alone, so that the same model on the same data takes the
+same path, on a machine that is busy too.
+
+The cost of a path is counted in multiply-adds of a large product; what is not a product (exp, norms, calls) is counted
+as so many of them, by measurement on two cores [benchmarks/planner.py].
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +13,9 @@ import torch
 from torch import Tensor
 
 from perceivers.nn.lifted import AxisTables, Lifted
+from perceivers.nn.streamed import Streamed
 
-Path = Literal["plain", "absorbed", "factorised"]
+Path = Literal["plain", "absorbed", "factorised", "projected"]
 
 # Below so many elements keys and values are small, and one fused kernel beats several calls a chunk [benchmarks].
 FEWEST_ELEMENTS = 4096
@@ -25,16 +31,19 @@ class PartShape:
     """What the choice of a path needs to know of one input.
 
     content: c, without position where that is tables. columns: n_A of a grid of two axes or more whose position is
-    tables, else None.
+    tables, else None. streamed: the elements are never in memory at once.
     """
 
     elements: int
     content: int
     columns: int | None = None
+    streamed: bool = False
 
 
-def shape_of(part: Lifted) -> PartShape:
+def shape_of(part: Lifted | Streamed) -> PartShape:
     """The shape of a part."""
+    if isinstance(part, Streamed):
+        return PartShape(part.elements, part.content, part.columns, streamed=True)
     grid = part.position.grid if isinstance(part.position, AxisTables) and not part.add else ()
     columns = grid[-1] if len(grid) > 1 else None
     return PartShape(part.content.shape[1], part.content.shape[-1], columns)
@@ -60,15 +69,18 @@ def part_path(part: PartShape, channels: int) -> Path:
 
 
 def choose_paths(
-    parts: Sequence[PartShape], queries: int, channels: int, qk: int, v: int, heads: int
+    parts: Sequence[PartShape], queries: int, channels: int, qk: int, v: int, heads: int, training: bool = False
 ) -> tuple[Path, ...] | None:
     """A path for each part, or None: all joined, with keys and values, by the plain path."""
     elements = sum(part.elements for part in parts)
-    if elements < FEWEST_ELEMENTS:
+    streamed = any(part.streamed for part in parts)
+    if elements < FEWEST_ELEMENTS and not streamed:
         return None
     paths: tuple[Path, ...] = tuple(part_path(part, channels) for part in parts)
     apart = sum(part_products(part, path, heads * queries, channels) for part, path in zip(parts, paths, strict=True))
     apart += queries * (qk + v) * channels
+    if streamed:
+        return paths
     return paths if apart < projected_products(queries, elements, channels, qk, v) else None
 
 

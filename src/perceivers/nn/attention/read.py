@@ -1,30 +1,55 @@
-"""Reading without keys and values: queries on the elements' side of the key's weights, states of all inputs merged.
+"""Reading with no array of all keys and values: queries against each input by its own path, the states merged.
 
-With x̂ = (x − mean)/√(var + ε) and a = γ∘(W_Kᵀ q)/√d per head, a score is s = x̂·a: the norm's β and the key's bias shift
-every score of a query alike, and the softmax does not see it. With r = Σ softmax(s) x̂ the value is W_V (γ∘r + β) + b_V.
-The paths differ in how they come to the state (log Σ exp s, r); everything else is here, in ordinary autograd.
+With x̂ = (x − mean)/√(var + ε), a score is s = (W_K γ)ᵀq·x̂/√d: the norm's β and the key's bias shift every score of a
+query alike, and the softmax does not see it. What is read of a value is Σ p W_V γ x̂, and the constant W_V β + b_V comes
+on top, since Σ p = 1. The paths differ in how they come to the state; everything else is here, in ordinary autograd.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from perceivers.nn.attention.absorbed import absorbed_gradients, absorbed_state
-from perceivers.nn.attention.factorised import factorised_gradients, factorised_state
+from perceivers.nn.attention.paths import GRADIENTS, STATES, Settings, offset_of, with_gradients
 from perceivers.nn.attention.planner import Path
 from perceivers.nn.attention.state import State, merged
+from perceivers.nn.attention.streaming import ReadStream
 from perceivers.nn.lifted import AxisTables, Lifted
+from perceivers.nn.streamed import Streamed
 
-_STATES = {"absorbed": absorbed_state, "factorised": factorised_state}
-_GRADIENTS = {"absorbed": absorbed_gradients, "factorised": factorised_gradients}
+
+@dataclass(frozen=True)
+class Asked:
+    """Queries as the paths take them.
+
+    wide: (B, H·N, C), on the elements' side of the key. narrow: (B, H·N, F/H), and `maps`, for keys and values.
+    """
+
+    wide: Tensor
+    narrow: Tensor
+    maps: tuple[Tensor, Tensor]
+    eps: float
+    heads: int
+
+    def rows(self, path: Path) -> Tensor:
+        """The queries for one path."""
+        return self.narrow if path == "projected" else self.wide
+
+
+def asked(query: Float[Tensor, "B O F"], norm: nn.LayerNorm, key: nn.Linear, value: nn.Linear, heads: int) -> Asked:
+    """Queries with the norm's scale and the key's weights on their side; scores need no further scale."""
+    split = query.unflatten(-1, (heads, -1)) * (query.shape[-1] // heads) ** -0.5
+    maps = key.weight * norm.weight, value.weight * norm.weight
+    wide = torch.einsum("bohd,hdc->bhoc", split, maps[0].unflatten(0, (heads, -1))).flatten(1, 2)
+    return Asked(wide, split.transpose(1, 2).flatten(1, 2), maps, norm.eps, heads)
 
 
 def attend_lifted(
     query: Float[Tensor, "B O F"],
-    parts: Sequence[Lifted],
+    parts: Sequence[Lifted | Streamed],
     paths: Sequence[Path],
     norm: nn.LayerNorm,
     key: nn.Linear,
@@ -33,71 +58,87 @@ def attend_lifted(
 ) -> Float[Tensor, "B O V"]:
     """The same result as `attend` over `key(norm(x))` and `value(norm(x))` of all parts joined, which are never made.
 
-    paths: one a part, `absorbed` or `factorised` (whose position is `AxisTables`, concatenated). Masked elements must
-    hold finite numbers. A sample with nothing to read gives zeros. Gradients reach all arguments; the key's bias has
-    none (exactly 0). Not differentiable twice.
+    paths: one a part: `absorbed`, `projected`, or `factorised` (whose position is `AxisTables`, concatenated). Masked
+    elements must hold finite numbers. A sample with nothing to read gives zeros. Gradients reach all arguments; the
+    key's bias has none (exactly 0). Not differentiable twice.
     """
-    count, width = query.shape[1:]
-    split = query.unflatten(-1, (heads, -1)) * (width // heads) ** -0.5
-    a = torch.einsum("bohd,hdc->bhoc", split, key.weight.unflatten(0, (heads, -1))) * norm.weight
-    rows = a.flatten(1, 2)
-    state = merged([_state(rows, part, path, norm.eps) for part, path in zip(parts, paths, strict=True)])
-    affine = state.read.unflatten(1, (heads, count)) * norm.weight + norm.bias
-    values = torch.einsum("bhoc,hvc->bohv", affine, value.weight.unflatten(0, (heads, -1)))
-    values = values.flatten(2) + value.bias
-    if all(part.mask is None and part.content.shape[1] for part in parts):
-        return values
-    return torch.where(state.lse[:, :1, None].isinf(), values.new_zeros(()), values)
+    queries = asked(query, norm, key, value, heads)
+    states = [part_state(queries, part, path) for part, path in zip(parts, paths, strict=True)]
+    return values_of(queries, merged_values(queries, states, paths), norm, value, sure=sure_to_read(parts))
 
 
-def _state(a: Float[Tensor, "B Q C"], part: Lifted, path: Path, eps: float) -> State:
+def merged_values(queries: Asked, states: Sequence[State], paths: Sequence[Path]) -> State:
+    """One state in the space of the heads' values, from states of elements and of values."""
+    wide = [state for state, path in zip(states, paths, strict=True) if path != "projected"]
+    narrow = [state for state, path in zip(states, paths, strict=True) if path == "projected"]
+    if wide:
+        whole, by_head = merged(wide), queries.maps[1].unflatten(0, (queries.heads, -1))
+        elements = whole.read.to(by_head.dtype).unflatten(1, (queries.heads, -1))
+        read = torch.einsum("bhoc,hvc->bhov", elements, by_head).flatten(1, 2)
+        narrow = [State(whole.lse, read.double() if narrow else read), *narrow]
+    return merged(narrow)
+
+
+def values_of(queries: Asked, state: State, norm: nn.LayerNorm, value: nn.Linear, sure: bool) -> Float[Tensor, "B O V"]:
+    """What is read, all heads side by side, with the constant part of the values. `sure`: every sample reads some."""
+    read = state.read.unflatten(1, (queries.heads, -1)).transpose(1, 2).flatten(2)
+    values = read.to(queries.wide.dtype) + (value.weight @ norm.bias + value.bias)
+    return values if sure else torch.where(state.lse[:, :1, None].isinf(), values.new_zeros(()), values)
+
+
+def sure_to_read(parts: Sequence[Lifted | Streamed]) -> bool:
+    """Whether every sample has something to read, whatever the masks of other parts say."""
+    return any(isinstance(part, Lifted) and part.mask is None and part.content.shape[1] > 0 for part in parts)
+
+
+def part_state(queries: Asked, part: Lifted | Streamed, path: Path) -> State:
     """The state of one part, differentiable."""
-    position, order = part.position, None
-    if isinstance(position, AxisTables):
-        if path == "absorbed" and any(table.requires_grad for table in position.tables):
-            position = position.joined()
-        else:
-            order = position.order
-    tensors = position.tables if isinstance(position, AxisTables) else () if position is None else (position,)
-    return State(*_Read.apply(a, part.content, part.mask, eps, path, part.add, order, *tensors))
+    rows, maps = queries.rows(path), queries.maps if path == "projected" else ()
+    settings = Settings(path, queries.eps, len(maps))
+    if isinstance(part, Streamed):
+        return State(*ReadStream.apply(rows, part, settings, *maps, *part.parameters))
+    part = with_gradients(part, path)
+    settings = replace(settings, add=part.add, order=part.order)
+    return State(*_Read.apply(rows, part.content, part.mask, settings, *maps, *part.positions))
 
 
 class _Read(torch.autograd.Function):
-    """(lse, read) of rows `a` over one part. `order` is given when the last arguments are the tables of a grid."""
+    """(lse, read) of rows over one part; the maps come first among the tensors, then positions."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        a: Tensor,
-        content: Tensor,
-        mask: Tensor | None,
-        eps: float,
-        path: Path,
-        add: bool,
-        order: tuple[int, ...] | None,
-        *position: Tensor,
+        ctx: Any, rows: Tensor, content: Tensor, mask: Tensor | None, settings: Settings, *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:
-        ctx.settings = eps, path, add, order
-        state = _STATES[path](a, _lifted(content, mask, add, order, position), eps)
-        ctx.save_for_backward(a, content, mask, *state, *position)
+        maps, position = tensors[: settings.maps], tensors[settings.maps :]
+        state = STATES[settings.path](rows, _lifted(content, mask, settings, position), settings.eps, maps)
+        ctx.settings = settings
+        ctx.save_for_backward(rows, content, mask, *state, *tensors)
         return state.lse, state.read
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dlse: Tensor, dread: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        a, content, mask, lse, read, *position = ctx.saved_tensors
-        eps, path, add, order = ctx.settings
-        offset = ((dread.double() * read.double()).sum(-1) - dlse).to(a.dtype)
-        to_elements = any(ctx.needs_input_grad[1:])
-        lifted = _lifted(content, mask, add, order, tuple(position))
-        found = _GRADIENTS[path](a, lifted, eps, State(lse, read), dread, offset, to_elements)
+        rows, content, mask, lse, read, *tensors = ctx.saved_tensors
+        settings: Settings = ctx.settings
+        maps, position = tuple(tensors[: settings.maps]), tuple(tensors[settings.maps :])
+        needed = ctx.needs_input_grad
+        to_elements = needed[1] or any(needed[4 + settings.maps :])
+        lifted, state = _lifted(content, mask, settings, position), State(lse, read)
+        found = GRADIENTS[settings.path](
+            rows,
+            lifted,
+            settings.eps,
+            maps,
+            state,
+            dread.to(rows.dtype),
+            offset_of(state, dlse, dread, rows),
+            to_elements,
+        )
         dposition = found.position or (None,) * len(position)
-        return found.a, found.content, None, None, None, None, None, *dposition
+        return found.rows, found.content, None, None, *found.maps, *dposition
 
 
-def _lifted(
-    content: Tensor, mask: Tensor | None, add: bool, order: tuple[int, ...] | None, position: tuple[Tensor, ...]
-) -> Lifted:
-    if order is not None:
-        return Lifted(content, AxisTables(position, order), mask, add)
-    return Lifted(content, position[0] if position else None, mask, add)
+def _lifted(content: Tensor, mask: Tensor | None, settings: Settings, position: tuple[Tensor, ...]) -> Lifted:
+    if settings.order is not None:
+        return Lifted(content, AxisTables(position, settings.order), mask, settings.add)
+    return Lifted(content, position[0] if position else None, mask, settings.add)
