@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from perceivers.nn.attention import attend, attend_lifted
-from perceivers.nn.attention.planner import Path, choose_paths, shape_of
+from perceivers.nn.attention.planner import PartShape, Path, choose_paths
 from perceivers.nn.lifted import AxisTables, Lifted
 
 Shape = tuple[int, int, int, int, int]
@@ -33,7 +33,7 @@ def shapes(count: int) -> list[Shape]:
     fitting = [
         (m, n, -(-c // h) * h if c == w else c, -(-c // h) * h if c == w else w, h)
         for m, n, (c, w), h in every
-        if m * 2 * (-(-c // h) * h) * (c + n) < 3e10 and m * n * h <= 2**28
+        if m * 2 * (-(-c // h) * h) * (c + n) < 1.2e10 and m * n * h <= 2**27
     ]
     return random.Random(0).sample(fitting, count)
 
@@ -76,12 +76,10 @@ def works(shape: Shape, training: bool) -> dict[str, Callable[[], object]]:
 def chosen(shape: Shape, training: bool) -> str:
     """The path that the planner takes."""
     elements, queries, channels, content, heads = shape
-    width, side = -(-channels // heads) * heads, round(elements**0.5)
-    tables = AxisTables(
-        (torch.zeros(side, 1), torch.zeros(side, channels - content - 1)), tuple(range(channels - content))
-    )
-    part = Lifted(torch.zeros(1, elements, content), tables if content < channels else None)
-    paths = choose_paths([shape_of(part)], queries, channels, width, width, heads, training)
+    width = -(-channels // heads) * heads
+    side = round(elements**0.5) if content < channels else None
+    part = PartShape(elements, content, side)
+    paths = choose_paths([part], queries, channels, width, width, heads, training)
     return "plain" if paths is None else paths[0]
 
 

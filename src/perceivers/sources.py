@@ -166,8 +166,10 @@ class Source:
             array = np.asarray(array)
             if array.dtype.kind not in "fiub":
                 raise DataError(f"{place}: {what} must be numbers; got {array.dtype}.")
-            # A copy: a memory map must not be written to, and torch would let one.
-            array = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+            # A copy: a memory map must not be written to, and torch would let one. As whole values are parsed: bytes
+            # stay, all else becomes float32, and what float32 cannot hold becomes infinite.
+            with np.errstate(over="ignore"):
+                array = torch.from_numpy(np.array(array, dtype=np.uint8 if array.dtype == np.uint8 else np.float32))
         if shape is not None and (array.ndim != len(shape) + 1 or tuple(array.shape[1:]) != shape):
             raise DataError(
                 f"{place}: wanted {what} of shape (rows, {', '.join(map(str, shape))}); got {tuple(array.shape)}."

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from perceivers.errors import unknown
 from perceivers.nn.attention import Attention
 from perceivers.nn.initialisers import block_linear
+from perceivers.nn.lifted import Lifted
 from perceivers.nn.streamed import Gathered
 
 LAYER_NORM_EPS = 1e-5
@@ -78,12 +79,23 @@ class CrossAttend(nn.Module):
 
     def forward(
         self,
-        queries: Float[Tensor, "B O E"],
+        queries: Float[Tensor, "B O E"] | Lifted,
         elements: Float[Tensor, "B M C"] | Gathered,
         mask: Bool[Tensor, "B #O M"] | None = None,
     ) -> Float[Tensor, "B O E"]:
-        """The queries after reading the elements that `mask` (True = may read), or their own masks, allow."""
-        read = self.dropout(self.attention.normed(self.query_norm(queries), elements, self.element_norm, mask))
+        """The queries after reading the elements that `mask` (True = may read), or their own masks, allow.
+
+        Queries that are positions of a grid may be given as `Lifted`; its mask is True where a query asks. They read
+        an array, all of it.
+        """
+        if isinstance(queries, Lifted):
+            assert isinstance(elements, Tensor), "a grid of queries asks an array"
+            assert mask is None, "a grid of queries has its own mask"
+            read = self.attention.asked(queries, self.query_norm, self.element_norm(elements))
+            queries = queries.joined() if self.query_residual else read
+        else:
+            read = self.attention.normed(self.query_norm(queries), elements, self.element_norm, mask)
+        read = self.dropout(read)
         x = queries + read if self.query_residual else read
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 

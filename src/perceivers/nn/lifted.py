@@ -119,6 +119,15 @@ class Lifted:
             return content + position
         return torch.cat([content, position.expand(*content.shape[:2], -1)], dim=-1)
 
+    def band(self, start: int, stop: int) -> "Lifted":
+        """The elements of the rows `start` to `stop` of the first axis of a grid whose position is tables."""
+        assert isinstance(self.position, AxisTables), "a grid"
+        first, *others = self.position.tables
+        cells = math.prod(self.position.grid[1:])
+        cut = slice(start * cells, stop * cells)
+        tables = AxisTables((first[start:stop], *others), self.position.order)
+        return Lifted(self.content[:, cut], tables, None if self.mask is None else self.mask[:, cut], self.add)
+
     def cleared(self) -> "Lifted":
         """The same with zeros where the mask says that nothing is: whatever stood there, NaN too, is gone."""
         if self.mask is None:

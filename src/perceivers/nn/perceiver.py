@@ -4,7 +4,9 @@ An encoder is a list of distinct cross-attends, a list of distinct latent blocks
 sharing is naming one twice, so every published sharing is the same class and no parameter stands twice in a state dict.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from perceivers.errors import SpecError
 from perceivers.nn.blocks import CrossAttend, SelfAttend
 from perceivers.nn.initialisers import learned_array
-from perceivers.nn.lifted import Lifted
+from perceivers.nn.lifted import AxisTables, Lifted
 from perceivers.nn.streamed import Gathered
 
 Step = tuple[Literal["cross", "block"], int]
@@ -111,23 +113,35 @@ class Decoder(nn.Module):
 
     def forward(
         self,
-        queries: Float[Tensor, "B O E"],
+        queries: Float[Tensor, "B O E"] | Lifted,
         latents: Float[Tensor, "B N D"],
         mask: Bool[Tensor, "B O"] | None = None,
         chunk: int | None = None,
     ) -> Float[Tensor, "B O E"]:
-        """Answers in the order of the queries; at most `chunk` queries at once.
+        """Answers in the order of the queries; at most `chunk` queries at once (of a grid: whole rows, at least one).
 
-        `mask` False: that query reads nothing (the official query mask).
+        `mask` False: that query reads nothing (the official query mask). Queries that are the positions of a grid may
+        be given as `Lifted`, with content or with none (c = 0): then they are not projected one by one.
         """
         if chunk is not None and chunk < 1:
             raise SpecError(f"queries are answered in chunks of {chunk}; a chunk needs at least one.")
+        if isinstance(queries, Lifted):
+            queries = queries if mask is None else replace(queries, mask=mask)
+            return self._grid(queries, latents, chunk)
         if chunk is None or queries.shape[1] <= chunk:
             readable = None if mask is None else mask[..., None].expand(-1, -1, latents.shape[1])
             return self.cross_attend(queries, latents, readable)
         masks = [None] * -(-queries.shape[1] // chunk) if mask is None else list(mask.split(chunk, dim=1))
         parts = [self(q, latents, m) for q, m in zip(queries.split(chunk, dim=1), masks, strict=True)]
         return torch.cat(parts, dim=1)
+
+    def _grid(self, queries: Lifted, latents: Tensor, chunk: int | None) -> Tensor:
+        if not isinstance(queries.position, AxisTables) or queries.add:
+            return self(queries.joined(), latents, queries.mask, chunk)
+        rows, cells = queries.position.grid[0], math.prod(queries.position.grid[1:])
+        step = rows if chunk is None else max(chunk // cells, 1)
+        bands = [queries.band(start, min(start + step, rows)) for start in range(0, rows, step)]
+        return torch.cat([self.cross_attend(band, latents) for band in bands], dim=1)
 
 
 class AverageDecoder(nn.Module):

@@ -4,6 +4,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from perceivers.errors import SpecError
+from perceivers.nn.attention.asking import ask_grid, asks_by_tables
 from perceivers.nn.attention.attend import attend
 from perceivers.nn.attention.planner import choose_paths, reads_apart, shape_of
 from perceivers.nn.attention.read import attend_lifted
@@ -79,6 +80,18 @@ class Attention(nn.Module):
             readable = None if elements.mask is None else elements.mask[:, None]
             return self._read(query, norm(elements.joined), readable)
         return self.output(attend_lifted(query, elements.parts, paths, norm, self.key, self.value, self.heads))
+
+    def asked(self, queries: Lifted, norm: nn.LayerNorm, elements: Float[Tensor, "B N C"]) -> Float[Tensor, "B O _"]:
+        """`self(norm(queries.joined()), elements)`, by tables where the queries' position is tables and that is cheaper.
+
+        A query that the mask of `queries` leaves out reads nothing.
+        """
+        widths = self.query.out_features, self.value.out_features
+        if asks_by_tables(queries, elements.shape[1], queries.channels, *widths, self.heads) and reads_apart(elements):
+            keys, values = self.key(elements), self.value(elements)
+            return ask_grid(queries, keys, values, norm, self.query, self.output, self.heads)
+        mask = None if queries.mask is None else queries.mask[..., None].expand(-1, -1, elements.shape[1])
+        return self(norm(queries.joined()), elements, mask)
 
     def _read(self, query: Tensor, elements: Tensor, mask: Tensor | None) -> Tensor:
         return self.output(attend(query, self.key(elements), self.value(elements), self.heads, mask))

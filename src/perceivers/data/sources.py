@@ -1,0 +1,165 @@
+"""Files as sources: what lies in them is read run by run, so they may be larger than memory. Readers are imported late."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perceivers.errors import DataError, missing_extra, unknown
+from perceivers.sources import Source
+
+Window = tuple[tuple[int, int], tuple[int, int]]
+
+# Rows of a Parquet file that are read at once.
+PARQUET_ROWS = 2**16
+
+
+def open_source(
+    path: str | Path, *, axes: int | None = None, window: Window | None = None, columns: Sequence[str] | None = None
+) -> Source:
+    """A `Source` over a file: `.npy`, `.tif`/`.tiff` (also GeoTIFF), `.parquet`, or a Zarr array's folder `.zarr`.
+
+    axes: of the grid, 2 for a picture and 1 for a series; an array without a channel axis gets one. By default the last
+    axis is channels. window: ((top, bottom), (left, right)) of a picture, ends exclusive. columns: of a Parquet file,
+    the channels in this order; by default all. A compressed TIFF is unpacked once, to a temporary file on disk. Raises
+    `DataError` for a file that cannot be read, naming it.
+    """
+    path = Path(path)
+    reader = SOURCES.get(path.suffix.lower())
+    if reader is None:
+        raise unknown("ending of a source", path.suffix, SOURCES, DataError)
+    if not path.exists():
+        raise DataError(f"'{path}' does not exist.")
+    if columns is not None and reader is not _parquet:
+        raise DataError(f"'{path}': columns are of Parquet files; this one has none to choose from.")
+    name = f"'{path}'"
+    try:
+        array = _parquet(path, columns) if reader is _parquet else reader(path)
+    except OSError as error:
+        raise DataError(f"{name} cannot be read: {error.strerror or error}.") from None
+    if np.dtype(array.dtype).kind not in "fiub":
+        raise DataError(f"{name} holds {array.dtype}, not numbers.")
+    if axes is not None and len(array.shape) == axes:
+        array = _with_channel(array)
+    if window is not None:
+        array = _window(array, window, name)
+    return Source.of(array, name=name)
+
+
+class _Sliced:
+    """Something with a shape that is sliced by rows through `cut`."""
+
+    def __init__(self, array: Any, shape: tuple[int, ...], cut: Callable[[slice], np.ndarray]) -> None:
+        self.shape = shape
+        self.dtype = array.dtype
+        self._cut = cut
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return self._cut(rows)
+
+
+def _with_channel(array: Any) -> _Sliced:
+    return _Sliced(array, (*array.shape, 1), lambda rows: np.asarray(array[rows])[..., None])
+
+
+def _window(array: Any, window: Window, name: str) -> _Sliced:
+    (top, bottom), (left, right) = window
+    if len(array.shape) != 3 or not (0 <= top < bottom <= array.shape[0] and 0 <= left < right <= array.shape[1]):
+        raise DataError(f"{name}: the window {window} is not within its shape {tuple(array.shape)}.")
+    shape = (bottom - top, right - left, array.shape[2])
+    return _Sliced(array, shape, lambda rows: np.asarray(array[top + rows.start : top + rows.stop, left:right]))
+
+
+def _npy(path: Path) -> Any:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(f"'{path}' is no .npy file of numbers: {error}.") from None
+
+
+def _tiff(path: Path) -> Any:
+    try:
+        import tifffile
+    except ImportError:
+        raise missing_extra("tifffile", "data", "reading TIFF images") from None
+    try:
+        try:
+            array = tifffile.memmap(path, mode="r")
+        except ValueError:
+            # Compressed or in tiles: unpacked to a temporary file, which goes with the array.
+            array = tifffile.imread(path, out="memmap")
+    # A damaged file makes tifffile fail in any way that Python can: each means that these bytes are no TIFF.
+    except Exception as error:
+        raise DataError(f"'{path}' is a truncated, damaged or unknown TIFF: {error}.") from None
+    # Bands first (13, H, W) is as common as bands last; the short axis is the bands.
+    return np.moveaxis(array, 0, -1) if array.ndim == 3 and array.shape[0] < min(array.shape[1:]) else array
+
+
+def _zarr(path: Path) -> Any:
+    try:
+        import zarr
+    except ImportError:
+        raise missing_extra("zarr", "data", "reading Zarr arrays") from None
+    found = zarr.open(path, mode="r")
+    if not isinstance(found, zarr.Array):
+        names = ", ".join(sorted(found.array_keys()))
+        raise DataError(f"'{path}' is a Zarr group, not an array; give one of its arrays: {names}.")
+    return found
+
+
+def _parquet(path: Path, columns: Sequence[str] | None = None) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise missing_extra("pyarrow", "data", "reading Parquet files") from None
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"'{path}' is no Parquet file: {error}.") from None
+    names = list(columns) if columns is not None else file.schema_arrow.names
+    for name in names:
+        if name not in file.schema_arrow.names:
+            raise unknown("column", name, file.schema_arrow.names, DataError)
+        kind = file.schema_arrow.field(name).type
+        if not (pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind)):
+            raise DataError(f"'{path}', column '{name}' holds {kind}, not numbers; choose columns of numbers.")
+    return _Columns(file, names)
+
+
+class _Columns:
+    """Columns of a Parquet file as (rows, channels); any slice reads only the row groups that it touches."""
+
+    dtype = np.dtype(np.float64)
+
+    def __init__(self, file: Any, names: list[str]) -> None:
+        self.file = file
+        self.names = names
+        self.shape = (file.metadata.num_rows, len(names))
+        self.starts = np.cumsum([0, *(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))])
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        first = int(np.searchsorted(self.starts, rows.start, side="right")) - 1
+        last = int(np.searchsorted(self.starts, rows.stop, side="left"))
+        parts, place = [], int(self.starts[first])
+        for batch in self._batches(range(first, last)):
+            a, b = max(rows.start - place, 0), min(rows.stop - place, batch.num_rows)
+            if a < b:
+                # An empty cell is NaN, and so masked or an error as `nan` says.
+                cells = [column.slice(a, b - a).to_numpy(zero_copy_only=False) for column in batch.columns]
+                parts.append(np.stack([np.asarray(c, dtype=np.float64) for c in cells], axis=-1))
+            place += batch.num_rows
+        return np.concatenate(parts) if parts else np.zeros((0, self.shape[1]))
+
+    def _batches(self, groups: range) -> Iterator[Any]:
+        yield from self.file.iter_batches(PARQUET_ROWS, row_groups=list(groups), columns=self.names)
+
+
+SOURCES: dict[str, Callable[[Path], Any]] = {
+    ".npy": _npy,
+    ".tif": _tiff,
+    ".tiff": _tiff,
+    ".zarr": _zarr,
+    ".parquet": _parquet,
+}

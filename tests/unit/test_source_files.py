@@ -1,0 +1,99 @@
+"""Files read run by run: the same numbers as read whole, from every kind of file; faults name the file."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tifffile
+import zarr
+
+from perceivers.data.sources import open_source
+from perceivers.errors import DataError
+
+PICTURE = np.random.default_rng(0).integers(0, 60000, (50, 40, 3)).astype(np.uint16)
+
+
+def whole(source):
+    return np.concatenate([values.numpy() for _, values, _ in source.read()])
+
+
+def write_npy(path):
+    np.save(path, PICTURE)
+
+
+def write_tiff(path):
+    tifffile.imwrite(path, PICTURE, photometric="rgb")
+
+
+def write_tiled(path):
+    tifffile.imwrite(path, PICTURE, photometric="rgb", tile=(16, 16), compression="zlib")
+
+
+def write_bands_first(path):
+    tifffile.imwrite(path, np.moveaxis(PICTURE, -1, 0), photometric="minisblack", planarconfig="separate")
+
+
+def write_zarr(path):
+    zarr.create_array(path, data=PICTURE, chunks=(16, 16, 3))
+
+
+FILES = [
+    ("a.npy", write_npy),
+    ("a.tif", write_tiff),
+    ("tiled.tiff", write_tiled),
+    ("bands.tif", write_bands_first),
+    ("a.zarr", write_zarr),
+]
+
+
+@pytest.mark.parametrize(("name", "write"), FILES, ids=[write.__name__ for _, write in FILES])
+def test_pictures(name, write, tmp_path):
+    write(tmp_path / name)
+    source = open_source(tmp_path / name, axes=2)
+    assert source.shape == PICTURE.shape
+    np.testing.assert_array_equal(whole(source), PICTURE.astype(np.float32))
+    cut = open_source(tmp_path / name, axes=2, window=((10, 35), (5, 40)))
+    np.testing.assert_array_equal(whole(cut), PICTURE[10:35, 5:40].astype(np.float32))
+    np.testing.assert_array_equal(whole(cut.part(3, 20)), PICTURE[13:30, 5:40].astype(np.float32))
+
+
+def test_an_array_without_channels_gets_one(tmp_path):
+    np.save(tmp_path / "grey.npy", PICTURE[..., 0])
+    np.testing.assert_array_equal(whole(open_source(tmp_path / "grey.npy", axes=2)), PICTURE[..., :1])
+
+
+def test_columns_of_parquet(tmp_path):
+    a, b = np.arange(1000.0), np.arange(1000)[::-1].copy()
+    table = pa.table({"a": [None, *a[1:]], "b": b, "name": ["x"] * 1000})
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=300)
+    source = open_source(tmp_path / "t.parquet", columns=["b", "a"])
+    wanted = np.stack([b, a], -1).astype(np.float32)
+    wanted[0, 1] = np.nan
+    np.testing.assert_array_equal(whole(source), wanted)
+    np.testing.assert_array_equal(whole(source.part(250, 650)), wanted[250:650])
+    with pytest.raises(DataError, match="column 'name' holds string, not numbers"):
+        open_source(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"unknown column 'c'"):
+        open_source(tmp_path / "t.parquet", columns=["c"])
+
+
+def test_what_is_no_source(tmp_path):
+    for name in ("x.npy", "x.tif", "x.parquet"):
+        (tmp_path / name).write_bytes(b"nonsense")
+        with pytest.raises(DataError, match=name):
+            open_source(tmp_path / name)
+    with pytest.raises(DataError, match=r"'\.png'"):
+        open_source(tmp_path / "x.png")
+    with pytest.raises(DataError, match="does not exist"):
+        open_source(tmp_path / "y.npy")
+    np.save(tmp_path / "words.npy", np.array(["a", "b"]))
+    with pytest.raises(DataError, match="not numbers"):
+        open_source(tmp_path / "words.npy")
+    np.save(tmp_path / "a.npy", PICTURE)
+    with pytest.raises(DataError, match="window"):
+        open_source(tmp_path / "a.npy", window=((0, 51), (0, 3)))
+    with pytest.raises(DataError, match="columns are of Parquet files"):
+        open_source(tmp_path / "a.npy", columns=["a"])
+    zarr.create_group(tmp_path / "g.zarr").create_array("bands", shape=(2, 2), dtype="f4")
+    with pytest.raises(DataError, match="give one of its arrays: bands"):
+        open_source(tmp_path / "g.zarr")
