@@ -1,4 +1,4 @@
-"""Files as sources: what lies in them is read run by run, so they may be larger than memory. Readers are imported late."""
+"""Files as sources: they are read run by run, so they may be larger than memory. Readers are imported late."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Queries that are positions of a grid ask few keys: a grid of queries is never projected, its position stays tables.
 
-A query x = [c | T₁(y) | T₂(x)] (see `factorised`) asks key k with the score s = rstd·(x·a) + b, where a = γ∘(W_Qᵀ k)/√d,
+A query x = [c | T₁(y) | T₂(x)] (see `factorised`) asks key k with the score s = rstd·(x·a) + b: a = γ∘(W_Qᵀ k)/√d,
 centred over the channels, and b = (W_Q β + b_Q)·k/√d is the same for every query. So a score is a narrow product with
 the content and one small table an axis. What is read is Σ p·(W_O v): the output's weights go to the values' side too.
 Rows of the grid are asked some at a time, and again in the backward pass.

@@ -82,7 +82,7 @@ class Attention(nn.Module):
         return self.output(attend_lifted(query, elements.parts, paths, norm, self.key, self.value, self.heads))
 
     def asked(self, queries: Lifted, norm: nn.LayerNorm, elements: Float[Tensor, "B N C"]) -> Float[Tensor, "B O _"]:
-        """`self(norm(queries.joined()), elements)`, by tables where the queries' position is tables and that is cheaper.
+        """`self(norm(queries.joined()), elements)`, by tables where the position is tables and that is cheaper.
 
         A query that the mask of `queries` leaves out reads nothing.
         """
