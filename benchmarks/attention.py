@@ -18,13 +18,15 @@ from pathlib import Path
 import record
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from perceivers.nn.attention import attend, attend_lifted
 from perceivers.nn.lifted import Lifted
 from perceivers.nn.position import FourierPosition
 
 GRID, CONTENT, BANDS, QUERIES = (224, 224), 3, 64, 512
-NAMES = ("plain", "absorbed", "factorised")
+NAMES = ("plain", "absorbed", "factorised", "projected")
 
 
 def main() -> None:
@@ -44,14 +46,22 @@ def main() -> None:
     with torch.no_grad():
         exact = works["plain"]()
         differences = {name: float((work() - exact).abs().max() / exact.abs().max()) for name, work in works.items()}
-        forward = interleaved(works, rounds)
+        flops = {name: counted(work) for name, work in works.items()}
+        forward = interleaved({**works, "bare products": bare()}, rounds)
     both = interleaved({name: lambda w=work: w().sum().backward() for name, work in works.items()}, rounds)
     peaks = {name: peak_of(name, arguments.threads) for name in NAMES}
     result = {"grid": GRID, "content": CONTENT, "bands": BANDS, "queries": QUERIES, "rounds": rounds, "seed": 0}
-    result |= {"differences": differences, "forward_seconds": forward, "both_seconds": both, "peak_bytes": peaks}
+    result |= {
+        "differences": differences,
+        "matrix_product_flops": flops,
+        "forward_seconds": forward,
+        "both_seconds": both,
+        "peak_bytes": peaks,
+    }
     if not arguments.quick:
         record.write("attention", result)
-    show(differences, forward, both, peaks, rounds)
+        draw(forward, both, peaks, record.RESULTS / "attention.png")
+    show(differences, flops, forward, both, peaks, rounds)
 
 
 def cores(grid: tuple[int, int] = GRID) -> dict[str, Callable[[], Tensor]]:
@@ -73,7 +83,33 @@ def cores(grid: tuple[int, int] = GRID) -> dict[str, Callable[[], Tensor]]:
     def factorised() -> Tensor:
         return attend_lifted(query, (lifted,), ("factorised",), norm, key, value, 1)
 
-    return {"plain": plain, "absorbed": absorbed, "factorised": factorised}
+    def projected() -> Tensor:
+        return attend_lifted(query, (whole,), ("projected",), norm, key, value, 1)
+
+    return {"plain": plain, "absorbed": absorbed, "factorised": factorised, "projected": projected}
+
+
+def bare() -> Callable[[], object]:
+    """The matrix products of the plain path and nothing else: nothing with keys and values takes less."""
+    count, channels = GRID[0] * GRID[1], CONTENT + 2 * (2 * BANDS + 1)
+    x, weight, query = torch.randn(count, channels), torch.randn(channels, channels), torch.randn(QUERIES, channels)
+    scores = torch.empty(QUERIES, count)
+
+    def products() -> None:
+        key, value = x @ weight, x @ weight
+        torch.mm(query, key.T, out=scores)
+        torch.mm(scores, value)
+
+    return products
+
+
+def counted(work: Callable[[], object]) -> int:
+    """Multiplications and additions of the matrix products of a call, by torch's counter."""
+    counter = FlopCounterMode(display=False)
+    # The fused kernels for CPUs are not counted; the written-out one is.
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        work()
+    return counter.get_total_flops()
 
 
 def interleaved(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
@@ -111,19 +147,51 @@ def resident(field: str) -> int:
     return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
-def show(differences: dict[str, float], forward: dict, both: dict, peaks: dict[str, int], rounds: int) -> None:
+def show(
+    differences: dict[str, float],
+    flops: dict[str, int],
+    forward: dict,
+    both: dict,
+    peaks: dict[str, int],
+    rounds: int,
+) -> None:
     """A line a path, and the ratios."""
-    print(f"{'path':<12}{'forward s':>12}{'both s':>12}{'peak MB':>12}{'difference':>14}")
+    head = ("path", "GFLOPs", "forward s", "both s", "peak MB", "difference")
+    print(f"{head[0]:<12}" + "".join(f"{title:>12}" for title in head[1:]))
     for name in NAMES:
         print(
-            f"{name:<12}{forward[name]['min']:>12.4f}{both[name]['min']:>12.4f}{peaks[name] / 1e6:>12.1f}"
-            f"{differences[name]:>14.1e}"
+            f"{name:<12}{flops[name] / 1e9:>12.1f}{forward[name]['min']:>12.4f}{both[name]['min']:>12.4f}"
+            f"{peaks[name] / 1e6:>12.1f}{differences[name]:>12.1e}"
         )
+    print("GFLOPs: of matrix products alone, by torch's counter; tables, exp and norms are not counted.")
     ratio = lambda seconds, name: seconds["plain"]["min"] / seconds[name]["min"]  # noqa: E731
+    print(f"bare products of the plain path: {forward['bare products']['min']:.4f} s")
     print(f"absorbed core: ratio {ratio(forward, 'absorbed'):.2f} against SDPA (min of {rounds})")
     print(f"attention core: ratio {ratio(forward, 'factorised'):.2f} against SDPA (min of {rounds})")
     print(f"attention core, forward and backward: ratio {ratio(both, 'factorised'):.2f} against SDPA (min of {rounds})")
     print(f"attention core, peak memory: ratio {peaks['plain'] / peaks['factorised']:.2f} below SDPA")
+
+
+def draw(forward: dict, both: dict, peaks: dict[str, int], path: Path) -> None:
+    """Bars of seconds and of peak memory."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
+    panels = [
+        ("forward, seconds", {name: forward[name]["min"] for name in [*NAMES, "bare products"]}),
+        ("forward and backward, seconds", {name: both[name]["min"] for name in NAMES}),
+        ("peak above the inputs, MB", {name: peaks[name] / 1e6 for name in NAMES}),
+    ]
+    for axis, (title, bars) in zip(axes, panels, strict=True):
+        axis.barh(list(bars), list(bars.values()))
+        axis.invert_yaxis()
+        axis.set_title(title)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

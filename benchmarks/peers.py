@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -159,3 +160,36 @@ def image(size: int = SIZE) -> tuple[Batch, Tensor]:
     settings = preset(IO).spec["inputs"]["image"]
     standard = (pixels.float() - torch.tensor(settings["mean"])) / torch.tensor(settings["std"])
     return Batch({"image": Elements(pixels, grid=(size, size))}, 1), standard.mT.unflatten(2, (size, size)).contiguous()
+
+
+def transformers_encoder(latents: int, channels: int, elements: Tensor) -> Callable[[], object]:
+    """transformers' encoder of one cross-attend and one self-attend over an array of elements; other weights."""
+    transformers = need("transformers", "transformers>=5")
+    config = transformers.PerceiverConfig(
+        num_latents=latents,
+        d_latents=64,
+        d_model=channels,
+        num_blocks=1,
+        num_self_attends_per_block=1,
+        num_self_attention_heads=4,
+        num_cross_attention_heads=1,
+        qk_channels=None,
+        attention_probs_dropout_prob=0.0,
+    )
+    model = transformers.PerceiverModel(config).eval()
+    return lambda: model(inputs=elements)
+
+
+def perceiver_pytorch_encoder(latents: int, channels: int, elements: Tensor) -> Callable[[], object]:
+    """perceiver-pytorch's `PerceiverIO` of one cross-attend and one self-attend; other weights."""
+    model = need("perceiver_pytorch", "perceiver-pytorch>=0.8").PerceiverIO(
+        depth=1,
+        dim=channels,
+        queries_dim=64,
+        num_latents=latents,
+        latent_dim=64,
+        cross_dim_head=channels,
+        latent_heads=4,
+        latent_dim_head=16,
+    )
+    return lambda: model(elements)

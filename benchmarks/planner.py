@@ -84,15 +84,16 @@ def chosen(shape: Shape, training: bool) -> str:
 
 
 def measure(shape: Shape, training: bool, rounds: int) -> dict[str, float]:
-    """Least seconds of each path, in turns."""
+    """Least seconds of each path, in turns; with one thread the processor's, which a busy machine does not lengthen."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     seconds = dict.fromkeys(works(shape, training), float("inf"))
     with torch.set_grad_enabled(training):
         todo = works(shape, training)
         for _ in range(rounds):
             for name, work in todo.items():
-                begun = time.perf_counter()
+                begun = clock()
                 work()
-                seconds[name] = min(seconds[name], time.perf_counter() - begun)
+                seconds[name] = min(seconds[name], clock() - begun)
     return seconds
 
 

@@ -144,6 +144,15 @@ def test_no_gradient_of_elements_is_made_when_none_is_needed(kind, monkeypatch):
     assert asked == [False]
 
 
+@pytest.fixture
+def products_only(monkeypatch):
+    """Costs of products and scores alone: small tests then choose as large inputs do."""
+    monkeypatch.setattr(
+        planner, "COSTS", {key: (1.0, 1.0, 40.0 if key[0] == "factorised" else 20.0, 0, 0, 0) for key in planner.COSTS}
+    )
+
+
+@pytest.mark.usefixtures("products_only")
 class TestPlanner:
     def block(self, heads=1, channels=24):
         torch.manual_seed(0)
@@ -171,26 +180,34 @@ class TestPlanner:
         monkeypatch.setattr(planner, "FEWEST_ELEMENTS", 10**6)
         torch.testing.assert_close(found, block(queries, Gathered((photo, table))), rtol=1e-12, atol=1e-12)
 
-    @pytest.mark.parametrize(
-        ("parts", "queries", "channels", "heads", "paths"),
-        [
-            ([PartShape(5000, 64)], 8, 64, 1, ("absorbed",)),
-            ([PartShape(100, 64)], 8, 64, 1, None),
-            ([PartShape(50176, 261)], 512, 261, 8, None),
-            ([PartShape(50176, 261)], 512, 261, 1, ("absorbed",)),
-            ([PartShape(50176, 3, 224)], 512, 261, 1, ("factorised",)),
-            ([PartShape(50176, 3, 224)], 512, 33, 1, ("absorbed",)),
-            ([PartShape(50176, 3, 8)], 512, 261, 1, ("absorbed",)),
-            ([PartShape(50176, 3, 224), PartShape(10, 261)], 512, 261, 1, ("factorised", "absorbed")),
-        ],
-    )
-    def test_the_paths_follow_from_shapes(self, parts, queries, channels, heads, paths):
-        assert choose_paths(parts, queries, channels, channels, channels, heads) == paths
+    def test_flat_and_streamed_inputs_are_never_joined(self):
+        shapes = [PartShape(100, 64)], [PartShape(100, 64, streamed=True)]
+        assert choose_paths(shapes[0], 8, 64, 64, 64, 8) is None
+        assert choose_paths(shapes[0], 8, 64, 64, 64, 8, flat=True) is not None
+        assert choose_paths(shapes[1], 8, 64, 64, 64, 8) is not None
 
     def test_half_precision_and_shapes_without_data_are_read_plainly(self):
         assert planner.reads_apart(torch.zeros(1))
         assert not planner.reads_apart(torch.zeros(1).half())
         assert not planner.reads_apart(torch.zeros(1, device="meta"))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    ("parts", "queries", "channels", "heads", "paths"),
+    [
+        ([PartShape(50176, 64)], 64, 64, 1, ("absorbed",)),
+        ([PartShape(100, 64)], 8, 64, 1, None),
+        ([PartShape(50176, 768)], 512, 768, 8, None),
+        ([PartShape(50176, 261)], 512, 261, 1, ("absorbed",)),
+        ([PartShape(50176, 3, 224)], 512, 261, 1, ("factorised",)),
+        ([PartShape(50176, 250, 224)], 512, 261, 1, ("absorbed",)),
+        ([PartShape(50176, 768, streamed=True)], 512, 768, 8, ("projected",)),
+        ([PartShape(50176, 3, 224), PartShape(10, 261)], 512, 261, 1, ("factorised", "absorbed")),
+    ],
+)
+def test_the_paths_follow_from_shapes(parts, queries, channels, heads, paths, training):
+    assert choose_paths(parts, queries, channels, channels, channels, heads, training) == paths
 
 
 def watch(monkeypatch):

@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from perceivers.nn.linear import BlockLinear
+
 # The standard deviation of a unit normal cut at ±2: variance scaling divides by it so that the true std is √(1/fan_in).
 TRUNCATED_STD = 0.87962566103423978
 
@@ -19,9 +21,9 @@ def truncated_normal_(tensor: Tensor, std: float) -> Tensor:
     return nn.init.trunc_normal_(tensor, mean=0.0, std=std, a=-2 * std, b=2 * std)
 
 
-def block_linear(inputs: int, outputs: int) -> nn.Linear:
+def block_linear(inputs: int, outputs: int) -> BlockLinear:
     """A linear of an attention or MLP block: variance scaling (fan-in, truncated normal), zero bias."""
-    layer = nn.Linear(inputs, outputs)
+    layer = BlockLinear(inputs, outputs)
     truncated_normal_(layer.weight, 1 / math.sqrt(inputs) / TRUNCATED_STD)
     nn.init.zeros_(layer.bias)
     return layer

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from perceivers.errors import SpecError
 from perceivers.nn.blocks import CrossAttend, SelfAttend
@@ -76,6 +77,18 @@ class Encoder(nn.Module):
         self.cross_attends = nn.ModuleList(cross_attends)
         self.blocks = nn.ModuleList(nn.ModuleList(block) for block in blocks)
         self.order = tuple(order)
+        self.recompute = False
+
+    def save_memory(self, flat: bool, recompute: bool) -> None:
+        """The same results in less memory and more time; `perceivers.models.plan` says when that is needed.
+
+        flat: no cross-attend makes keys and values of all elements at once. recompute: of the latent blocks only what
+        enters each self-attend is kept for the backward pass, which computes the rest again.
+        """
+        self.recompute = recompute
+        for cross in self.cross_attends:
+            assert isinstance(cross, CrossAttend), "encoders cross-attend"
+            cross.attention.flat = flat
 
     def forward(
         self, elements: Float[Tensor, "B M C"] | Gathered, mask: Bool[Tensor, "B M"] | None = None
@@ -96,7 +109,9 @@ class Encoder(nn.Module):
                 block = self.blocks[index]
                 assert isinstance(block, nn.ModuleList), "a block is a list of self-attends"
                 for layer in block:
-                    x = layer(x)
+                    # Random states are kept for it: dropout must drop the same numbers again.
+                    again = self.recompute and torch.is_grad_enabled()
+                    x = checkpoint(layer, x, use_reentrant=False) if again else layer(x)
         return x
 
 

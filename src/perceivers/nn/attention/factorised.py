@@ -14,11 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from perceivers.nn.attention.state import LOG2_E, SAFE_SCORE, Gradients, State
+from perceivers.nn.attention.state import LOG2_E, SAFE_SCORE, TILE_SCORES, Gradients, State
 from perceivers.nn.lifted import AxisTables, Lifted
 
-# Scores alive at once, 4 MB in float32: smaller tiles spend more on calls than they save on the cache [measured].
-TILE_SCORES = 2**20
 SMALLEST_TILE = 32
 # Tiles whose column sums are added in float32 before they go to the float64 sum.
 FLUSH = 16

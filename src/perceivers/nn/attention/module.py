@@ -1,5 +1,6 @@
 """The attention module: four linears around `attend`, or around a path that needs no keys and values."""
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -35,6 +36,8 @@ class Attention(nn.Module):
                     f"{name} = {channels} cannot be split into {heads} heads; make it a multiple of {heads}."
                 )
         self.heads = heads
+        self.flat = False
+        """Never make keys and values of all elements at once (`Encoder.save_memory`)."""
         self.query = block_linear(query_channels, qk_channels)
         self.key = block_linear(element_channels, qk_channels)
         self.value = block_linear(element_channels, v_channels)
@@ -75,7 +78,8 @@ class Attention(nn.Module):
                     "keep the encoder in float32."
                 )
         else:
-            paths = choose_paths(shapes, query.shape[1], channels, *widths, self.heads)
+            training = torch.is_grad_enabled() and query.requires_grad
+            paths = choose_paths(shapes, query.shape[1], channels, *widths, self.heads, training, self.flat)
         if paths is None:
             readable = None if elements.mask is None else elements.mask[:, None]
             return self._read(query, norm(elements.joined), readable)

@@ -1,8 +1,7 @@
-"""Which path reads elements: decided from shapes and a budget alone, so that the same model on the same data takes the
-same path, on a machine that is busy too.
+"""Which path reads elements: decided from shapes alone, so that the same model on the same data takes the same path.
 
-The cost of a path is counted in multiply-adds of a large product; what is not a product (exp, norms, calls) is counted
-as so many of them, by measurement on two cores [benchmarks/planner.py].
+A path's time is estimated from what it does (products, scores, elements, chunks, calls) and what each cost on one core;
+only the ratios matter, and they are much the same elsewhere [benchmarks/planner.py measures the choice].
 """
 
 from collections.abc import Sequence
@@ -12,18 +11,30 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from perceivers.nn.attention.state import TILE_SCORES, chunk_length
 from perceivers.nn.lifted import AxisTables, Lifted
 from perceivers.nn.streamed import Streamed
 
 Path = Literal["plain", "absorbed", "factorised", "projected"]
 
-# Below so many elements keys and values are small, and one fused kernel beats several calls a chunk [benchmarks].
-FEWEST_ELEMENTS = 4096
-# The last axis of a grid must be so long, or tiles are many and narrow.
-FEWEST_COLUMNS = 32
-# What a score costs in the factorised path besides its two narrow products, in multiply-adds of a large product:
-# exp, two passes for the columns, a tile's grid rows [measured on two cores; benchmarks/attention.py].
-TILE_PRODUCTS = 90
+# Below so many elements keys and values are small, and one fused kernel is as good as several calls [benchmarks].
+FEWEST_ELEMENTS = 512
+
+
+# Nanoseconds on one core (AVX-512, float32) of: a multiply-add of projections (factorised: of the tables), one of the
+# attention, a score, an element's number that is read and written (factorised: an element), a chunk (a tile), the call.
+# Forward, and forward with the backward pass of the weights. Fitted to `benchmarks/planner.py`.
+Costs = tuple[float, float, float, float, float, float]
+COSTS: dict[tuple[Path, bool], Costs] = {
+    ("plain", False): (0.0255, 0.0235, 0.724, 0.914, 0.0, 0.0),
+    ("projected", False): (0.0287, 0.0292, 0.955, 0.74, 0.0, 4.6e5),
+    ("absorbed", False): (0.0, 0.0309, 0.369, 2.44, 0.0, 4.49e5),
+    ("factorised", False): (0.128, 0.05, 1.57, 37.9, 2.03e5, 1.54e6),
+    ("plain", True): (0.0708, 0.106, 1.74, 4.37, 0.0, 0.0),
+    ("projected", True): (0.0814, 0.101, 3.7, 1.91, 0.0, 3.42e6),
+    ("absorbed", True): (0.0, 0.0784, 1.06, 3.8, 0.0, 1.48e6),
+    ("factorised", True): (0.472, 0.107, 2.34, 30.7, 3.27e6, 1.85e6),
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,18 @@ class PartShape:
     streamed: bool = False
 
 
+@dataclass(frozen=True)
+class Asking:
+    """Who reads: N queries of H heads, query/key width F and value width V over all heads, elements of C channels."""
+
+    queries: int
+    channels: int
+    qk: int
+    v: int
+    heads: int
+    training: bool = False
+
+
 def shape_of(part: Lifted | Streamed) -> PartShape:
     """The shape of a part."""
     if isinstance(part, Streamed):
@@ -49,39 +72,59 @@ def shape_of(part: Lifted | Streamed) -> PartShape:
     return PartShape(part.content.shape[1], part.content.shape[-1], columns)
 
 
-def projected_products(queries: int, elements: int, channels: int, qk: int, v: int) -> int:
-    """Multiply-adds with keys and values: their projections, the scores and the weighted sum."""
-    return elements * (qk + v) * (channels + queries)
+def work(part: PartShape, path: Path, asking: Asking) -> Costs:
+    """How much a path does, in the order of `COSTS`."""
+    m, c, wide, rows = part.elements, asking.channels, asking.qk + asking.v, asking.queries * asking.heads
+    scores = m * rows
+    if path == "plain":
+        return m * c * wide, m * asking.queries * wide, scores, m * (c + wide), 0, 1
+    if path == "factorised":
+        columns = part.columns or 1
+        tables = 2 * rows * (columns + m / columns) * (c - part.content) / 2
+        return tables, 2 * scores * part.content, scores, m, max(scores / TILE_SCORES, 1), 1
+    chunks = max(m / chunk_length(rows), 1)
+    if path == "projected":
+        return m * c * wide, m * asking.queries * wide, scores, m * (c + wide), chunks, 1
+    return 0, 2 * scores * c, scores, m * c, chunks, 1
 
 
-def part_products(part: PartShape, path: Path, rows: int, channels: int) -> int:
-    """Multiply-adds of `rows` queries over heads, each as wide as the elements, that read one part without keys."""
-    width = 2 * part.content + TILE_PRODUCTS if path == "factorised" else 2 * channels
-    return rows * part.elements * width
+def nanoseconds(part: PartShape, path: Path, asking: Asking) -> float:
+    """The estimated time of one sample by one path, on one core as fast as that of `COSTS`."""
+    return sum(a * b for a, b in zip(COSTS[path, asking.training], work(part, path, asking), strict=True))
 
 
-def part_path(part: PartShape, channels: int) -> Path:
-    """The cheaper path of one part: tables pay where they stand for many channels of a large grid."""
-    if part.columns is None or part.columns < FEWEST_COLUMNS or part.elements < FEWEST_ELEMENTS:
-        return "absorbed"
-    cheaper = part_products(part, "factorised", 1, channels) < part_products(part, "absorbed", 1, channels)
-    return "factorised" if cheaper else "absorbed"
+def part_path(part: PartShape, asking: Asking) -> Path:
+    """The cheapest path of one part that makes no array of all keys and values."""
+    paths: list[Path] = ["absorbed", "projected"]
+    if part.columns is not None:
+        paths.insert(0, "factorised")
+    return min(paths, key=lambda path: nanoseconds(part, path, asking))
 
 
 def choose_paths(
-    parts: Sequence[PartShape], queries: int, channels: int, qk: int, v: int, heads: int, training: bool = False
+    parts: Sequence[PartShape],
+    queries: int,
+    channels: int,
+    qk: int,
+    v: int,
+    heads: int,
+    training: bool = False,
+    flat: bool = False,
 ) -> tuple[Path, ...] | None:
-    """A path for each part, or None: all joined, with keys and values, by the plain path."""
+    """A path for each part, or None: all joined, with keys and values, by the plain path.
+
+    flat: never the plain path, so that memory does not grow with keys and values of all elements.
+    """
+    asking = Asking(queries, channels, qk, v, heads, training)
     elements = sum(part.elements for part in parts)
-    streamed = any(part.streamed for part in parts)
-    if elements < FEWEST_ELEMENTS and not streamed:
+    must = flat or any(part.streamed for part in parts)
+    if elements < FEWEST_ELEMENTS and not must:
         return None
-    paths: tuple[Path, ...] = tuple(part_path(part, channels) for part in parts)
-    apart = sum(part_products(part, path, heads * queries, channels) for part, path in zip(parts, paths, strict=True))
-    apart += queries * (qk + v) * channels
-    if streamed:
+    paths = tuple(part_path(part, asking) for part in parts)
+    if must:
         return paths
-    return paths if apart < projected_products(queries, elements, channels, qk, v) else None
+    apart = sum(nanoseconds(part, path, asking) for part, path in zip(parts, paths, strict=True))
+    return paths if apart < nanoseconds(PartShape(elements, channels), "plain", asking) else None
 
 
 def reads_apart(query: Tensor) -> bool:
