@@ -98,7 +98,8 @@ def part_path(part: PartShape, asking: Asking) -> Path:
     paths: list[Path] = ["absorbed", "projected"]
     if part.columns is not None:
         paths.insert(0, "factorised")
-    return min(paths, key=lambda path: nanoseconds(part, path, asking))
+    cheapest: Path = min(paths, key=lambda path: nanoseconds(part, path, asking))
+    return cheapest
 
 
 def choose_paths(
@@ -120,7 +121,7 @@ def choose_paths(
     must = flat or any(part.streamed for part in parts)
     if elements < FEWEST_ELEMENTS and not must:
         return None
-    paths = tuple(part_path(part, asking) for part in parts)
+    paths: tuple[Path, ...] = tuple(part_path(part, asking) for part in parts)
     if must:
         return paths
     apart = sum(nanoseconds(part, path, asking) for part, path in zip(parts, paths, strict=True))
