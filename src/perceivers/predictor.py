@@ -73,7 +73,8 @@ class Predictor:
         """
         cells: dict[str, Any] = {}
         for name, cell in record.items():
-            columns = getattr(self.model.spec.inputs.get(name), "columns", ())
+            kind = self.model.spec.inputs.get(name)
+            columns = kind.table_columns(name) if kind is not None and kind.reads_columns else []
             try:
                 cells |= dict(zip(columns, cells_of(cell, columns), strict=True)) if columns else {name: cell}
             except DataError as error:

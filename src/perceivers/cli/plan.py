@@ -58,17 +58,14 @@ def _spec(what: str, overrides: list[str]) -> "tuple[Spec, Recipe | None]":
 def _with_known_classes(recipe: "Recipe") -> "Spec":
     """The recipe's spec with the classes of a named data set, which are known without looking at its data."""
     from perceivers.data.named import NAMED
-    from perceivers.outputs.category import CategoryOutput
 
     spec, source = recipe.model, recipe.data.source
     if source not in NAMED:
         return spec
     known = {
-        name: kind.with_changes(classes=tuple(NAMED[source].classes))
+        name: kind.with_labels(NAMED[source].classes)
         for name, kind in spec.outputs.items()
-        if isinstance(kind, CategoryOutput)
-        and kind.classes is None
-        and recipe.data.columns.get(name, name) in NAMED[source].outputs
+        if recipe.data.columns.get(name, name) in NAMED[source].outputs
     }
     return spec.with_changes(outputs={**spec.outputs, **known})
 

@@ -56,7 +56,7 @@ class Reader:
             for column in self._columns(name, kind):
                 if column not in table.columns:
                     hint, known = near_miss(column, table.columns), ", ".join(table.columns)
-                    several = getattr(kind, "columns", None) and name not in self.columns
+                    several = kind.reads_columns and name not in self.columns
                     place = f"the columns of '{name}' in the recipe" if several else f"data.columns: {{{name}: column}}"
                     raise DataError(
                         f"{table.name}: there is no column '{column}' for '{name}'.{hint} Columns: {known}. "
@@ -67,7 +67,7 @@ class Reader:
         """One input of one row. Raises `DataError` naming file, row and column."""
         kind = self.inputs[name]
         columns = self._columns(name, kind)
-        several = columns == kind.table_columns(name) and hasattr(kind, "columns")
+        several = columns == kind.table_columns(name) and kind.reads_columns
         try:
             if several:
                 # Training has all columns; a table to predict on may lack some, whose cells are then masked.
@@ -76,7 +76,7 @@ class Reader:
                 # Absent, unless an empty cell is an error: then parse says so.
                 return None if empty and kind.nan != "error" else kind.parse(cells)
             cell = table.columns[columns[0]][index]
-            if is_missing(cell) and not (hasattr(kind, "columns") and kind.nan == "error"):
+            if is_missing(cell) and not (kind.reads_columns and kind.nan == "error"):
                 return None
             return kind.parse(cell if table.base is None else kind.resolved(cell, table.base))
         except DataError as error:

@@ -4,6 +4,7 @@ A kind is one file: a `…Input` settings class (validated, documented, saved in
 
     parse(value)    raw value of one sample → Sample; a `DataError` says what was given and what was wanted
     fit(samples)    settings completed by what only the training split can tell (mean, std, classes)
+    completed()     the same without data, to count what a model costs
     collate(samples) Samples → Elements; an absent sample is None
     build()         the module from Elements to (B, M, C)
 """
@@ -22,7 +23,10 @@ from torch import nn
 from perceivers.cells import real_spread
 from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError
+from perceivers.nn.attention.planner import PartShape
 from perceivers.nn.lifted import Lifted
+from perceivers.nn.position import FourierPosition
+from perceivers.nn.streamed import Streamed
 from perceivers.settings import Settings
 from perceivers.sources import Source
 
@@ -48,7 +52,10 @@ class Sample:
 
 
 class Input(nn.Module, ABC):
-    """The module of an input kind. `channels` is C, the width of what `forward` returns when joined."""
+    """The module of an input kind. `channels` is C, the width of what `forward` returns when joined.
+
+    What `plan` asks is about one sample of M `elements`. `raw_grid` is the settings' own: the grid before the lift.
+    """
 
     channels: int
 
@@ -56,12 +63,34 @@ class Input(nn.Module, ABC):
     def forward(self, elements: Elements) -> Lifted:
         """Normalise, lift and add position."""
 
+    def stream(self, source: Source, grid: tuple[int, ...], nan: Literal["mask", "error"]) -> Streamed:
+        """The elements of `source` in runs. Asked only of kinds whose settings give a `source_grid`."""
+        raise AssertionError(f"{type(self).__name__} reads no source")
+
+    def flops(self, elements: int, raw_grid: tuple[int, ...] | None) -> int:
+        """Multiplications and additions of `forward`: every linear runs once an element, unless a kind says more."""
+        return linear_flops(self, elements)
+
+    def kept(self, raw_grid: tuple[int, ...] | None) -> list[int]:
+        """Numbers that each layer below the elements keeps for its backward pass; none, unless a kind says more."""
+        return []
+
+    def part(self, elements: int, channels: int, raw_grid: tuple[int, ...] | None) -> PartShape:
+        """What the attention's planner sees of this input where all are padded to `channels`."""
+        return PartShape(elements, channels)
+
+    def table_floats(self, elements: int) -> int:
+        """Numbers of Fourier positions that are joined to the elements, once for all samples."""
+        return sum(elements * part.channels for part in self.modules() if isinstance(part, FourierPosition))
+
 
 class InputSettings(Settings, ABC):
     """What every input kind has."""
 
     reads_files: ClassVar[bool] = False
     """A string cell may be a path, which is relative to its table."""
+    reads_columns: ClassVar[bool] = False
+    """It names its table columns itself, as `table_columns` gives them; each cell of one is masked by itself."""
     statistics_from: ClassVar[int | None] = None
     """`fit` learns from at most so many training samples, spread evenly over the split; None: from all."""
     nan: Literal["mask", "error"] = "mask"
@@ -83,9 +112,24 @@ class InputSettings(Settings, ABC):
         """These settings, completed from training samples. Kinds with nothing to learn return themselves."""
         return self
 
+    def completed(self) -> tuple[Self, str | None]:
+        """These settings with neutral values for what training would learn, so that they build.
+
+        With it, in words, what that assumes where it changes a count, else None.
+        """
+        return self, None
+
     @abstractmethod
     def elements(self) -> int:
-        """M: the most elements that one sample hands to the encoder."""
+        """M: the most elements that one sample hands to the encoder; 0 where there is no such number."""
+
+    def raw_grid(self) -> tuple[int, ...] | None:
+        """The grid of a sample before the lift; None where there is none."""
+        return None
+
+    def raw_numbers(self, elements: int) -> int:
+        """Numbers in a raw sample that gives M `elements`; one an element, unless a kind says more."""
+        return elements
 
     def source_grid(self, source: Source) -> tuple[int, ...]:
         """The grid that `source` gives rows of, in raw cells. Raises `DataError` where it is not this input's."""
@@ -154,6 +198,12 @@ def moments(samples: Iterable[Sample], channels: int) -> tuple[list[float], list
     mean = total / count
     std = real_spread(mean + shift, np.sqrt(np.maximum(square / count - mean**2, 0.0)), np.float32)
     return (mean + shift).tolist(), np.where(std > 0, std, 1.0).tolist()
+
+
+def linear_flops(module: nn.Module, rows: int) -> int:
+    """Multiplications and additions of every linear in `module` over `rows` rows."""
+    linears = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+    return sum(2 * rows * layer.in_features * layer.out_features for layer in linears)
 
 
 def joined_channels(content: int, position: nn.Module | None, add: bool) -> int:

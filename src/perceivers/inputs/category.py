@@ -1,7 +1,7 @@
 """`category` as an input: several columns of classes at once. Empty cells and classes never trained on are masked."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, PositiveInt, model_validator
@@ -16,6 +16,7 @@ from perceivers.inputs.columns import CategoryCells
 class CategoryInput(InputSettings):
     """Columns of classes. A class that the training split never held tells the model nothing, so it is masked."""
 
+    reads_columns: ClassVar[bool] = True
     kind: Literal["category"] = "category"
     columns: tuple[str, ...] = Field(min_length=1)
     channels: PositiveInt = 64
@@ -71,6 +72,14 @@ class CategoryInput(InputSettings):
             if not names:
                 raise DataError(f"column '{column}' is empty in the training split; leave it out of the input.")
         return self.with_changes(classes=found)
+
+    def completed(self) -> tuple[Self, str | None]:
+        """With two classes in each column that has none yet."""
+        if self.classes is not None:
+            return self, None
+        names = ", ".join(self.columns)
+        assumed = f"the classes are learned from data: assumed 2 in each column ({names})"
+        return self.with_changes(classes=dict.fromkeys(self.columns, ("a", "b"))), assumed
 
     def elements(self) -> int:
         """M: one element a column."""

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from perceivers.elements import Elements
 from perceivers.errors import DataError
-from perceivers.inputs.base import Input, joined_channels
+from perceivers.inputs.base import Input, joined_channels, linear_flops
 from perceivers.inputs.lift import Lift
 from perceivers.inputs.streaming import streamed
+from perceivers.nn.attention.planner import PartShape
 from perceivers.nn.lifted import AxisTables, Lifted
 from perceivers.nn.position import FourierPosition
 from perceivers.nn.streamed import Streamed
@@ -63,6 +64,22 @@ class GridInput(Input):
     def stream(self, source: Source, grid: tuple[int, ...], nan: Literal["mask", "error"]) -> Streamed:
         """The elements of `source` in runs; see `inputs.streaming.streamed`."""
         return streamed(self, source, grid, nan)
+
+    def flops(self, elements: int, raw_grid: tuple[int, ...] | None) -> int:
+        """Those of the lift, and of the position's linear once an element."""
+        position = 0 if self.position is None else linear_flops(self.position, elements)
+        return self.lift.flops(elements, raw_grid) + position
+
+    def kept(self, raw_grid: tuple[int, ...] | None) -> list[int]:
+        """What the lift keeps."""
+        return [] if raw_grid is None else self.lift.kept(raw_grid)
+
+    def part(self, elements: int, channels: int, raw_grid: tuple[int, ...] | None) -> PartShape:
+        """The content alone where the position stays a table an axis."""
+        if raw_grid is None or self.add or not isinstance(self.position, FourierPosition):
+            return PartShape(elements, channels)
+        cells = self.lift.cells(raw_grid)
+        return PartShape(elements, self.lift.channels, cells[-1] if len(cells) > 1 else None)
 
     def window(self, cells: tuple[int, ...], start: int, stop: int, like: Tensor) -> Tensor | AxisTables | None:
         """Position of the rows `start` to `stop` of the first axis of a grid of elements."""

@@ -91,9 +91,22 @@ class ImageInput(InputSettings):
         mean, std = moments(samples, self.channels)
         return self.with_changes(mean=self.mean or mean, std=self.std or std)
 
+    def completed(self) -> tuple[Self, str | None]:
+        """With mean 0 and standard deviation 1 where they are not known; no count depends on them."""
+        width = self.channels
+        return self.with_changes(mean=self.mean or (0.0,) * width, std=self.std or (1.0,) * width), None
+
     def elements(self) -> int:
         """M after the lift."""
         return math.prod(self.lift.build(2, self.channels).cells(self.size))
+
+    def raw_grid(self) -> tuple[int, ...]:
+        """Height and width."""
+        return self.size
+
+    def raw_numbers(self, elements: int) -> int:
+        """Every channel of every pixel."""
+        return math.prod(self.size) * self.channels
 
     def collate(self, samples: Sequence[Sample | None]) -> Elements:
         """(B, H·W, C) on the grid (H, W)."""

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from perceivers.errors import SpecError
+from perceivers.inputs.base import linear_flops
 from perceivers.nn.initialisers import plain_linear
 from perceivers.nn.stem import ConvStem, any_in_patch, space_to_depth
 from perceivers.settings import Settings
@@ -24,6 +25,14 @@ class Lift(nn.Module, ABC):
     @abstractmethod
     def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
         """The grid of elements that a grid of raw cells gives."""
+
+    def flops(self, elements: int, grid: Sequence[int] | None) -> int:
+        """Multiplications and additions for one sample with a `grid` of raw cells: its linears, once an element."""
+        return linear_flops(self, elements)
+
+    def kept(self, grid: Sequence[int]) -> list[int]:
+        """Numbers of one sample that each layer keeps for its backward pass, beside the elements themselves."""
+        return []
 
     @abstractmethod
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -101,6 +110,13 @@ class _Conv(Lift):
 
     def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
         return self.stem.cells(grid)
+
+    def flops(self, elements: int, grid: Sequence[int] | None) -> int:
+        assert grid is not None, "a stem lies on a grid"
+        return self.stem.flops(grid)
+
+    def kept(self, grid: Sequence[int]) -> list[int]:
+        return self.stem.kept(grid)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         content = self.stem(x, mask).flatten(1, -2)

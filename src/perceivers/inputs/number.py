@@ -1,7 +1,7 @@
 """`number`: several numeric columns at once, each cell an element. NaN, infinity and empty cells are masked."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, PositiveInt
@@ -16,6 +16,7 @@ from perceivers.inputs.columns import NumberCells
 class NumberInput(InputSettings):
     """Numeric columns of a table, in their own units; standardised inside the model."""
 
+    reads_columns: ClassVar[bool] = True
     kind: Literal["number"] = "number"
     columns: tuple[str, ...] = Field(min_length=1)
     channels: PositiveInt = 64
@@ -52,6 +53,11 @@ class NumberInput(InputSettings):
         mean = np.mean(rows, axis=0, where=real)
         std = real_spread(mean, np.std(rows, axis=0, where=real), np.float64)
         return self.with_changes(mean=self.mean or mean.tolist(), std=self.std or np.where(std > 0, std, 1.0).tolist())
+
+    def completed(self) -> tuple[Self, str | None]:
+        """With mean 0 and standard deviation 1 where they are not known; no count depends on them."""
+        width = len(self.columns)
+        return self.with_changes(mean=self.mean or (0.0,) * width, std=self.std or (1.0,) * width), None
 
     def elements(self) -> int:
         """M: one element a column."""

@@ -144,9 +144,22 @@ class SeriesInput(InputSettings):
         mean, std = moments(samples, self.channels)
         return self.with_changes(mean=self.mean or mean, std=self.std or std)
 
+    def completed(self) -> tuple[Self, str | None]:
+        """With mean 0 and standard deviation 1 where they are not known; no count depends on them."""
+        width = self.channels
+        return self.with_changes(mean=self.mean or (0.0,) * width, std=self.std or (1.0,) * width), None
+
     def elements(self) -> int:
         """M after the lift of a regular series; 0 for an irregular one, which has no fixed count."""
         return 0 if self.rate is None else self.lift.build(1, self.channels).cells([self.steps])[0]
+
+    def raw_grid(self) -> tuple[int, ...] | None:
+        """(time steps,); None for an irregular series."""
+        return None if self.rate is None else (self.steps,)
+
+    def raw_numbers(self, elements: int) -> int:
+        """Every channel of every time step; an irregular series has an element for each."""
+        return (elements if self.rate is None else self.steps) * self.channels
 
     def collate(self, samples: Sequence[Sample | None]) -> Elements:
         """Regular: (B, T, C) on the grid (T,). Irregular: padded to the longest, coords in seconds, masked."""

@@ -12,7 +12,6 @@ from perceivers.cells import is_missing
 from perceivers.elements import Batch, Elements
 from perceivers.errors import DataError, unknown
 from perceivers.inputs import Input
-from perceivers.inputs.grid import GridInput
 from perceivers.models.spec import Spec
 from perceivers.nn import AverageDecoder, Decoder, Encoder
 from perceivers.nn.initialisers import learned_array
@@ -158,7 +157,7 @@ class Model(nn.Module):
                 "cross-attends; give a function that begins a new pass."
             )
         grid = kind.source_grid(source)
-        assert isinstance(module, GridInput), "kinds that read sources lie on a grid or have coordinates"
+        assert isinstance(module, Input), "inputs are Inputs"
         return module.stream(source, grid, kind.nan)
 
     def _queries(self, name: str, batch: int) -> Tensor:

@@ -5,33 +5,21 @@ norms, softmax and activations add less than 1 % [checked against torch's own co
 Memory is for float32 and one device, as `perceivers.train` works.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 from torch import nn
 
-from perceivers.inputs import InputSettings
-from perceivers.inputs.category import CategoryInput
-from perceivers.inputs.grid import GridInput
-from perceivers.inputs.image import ImageInput
-from perceivers.inputs.number import NumberInput
-from perceivers.inputs.series import SeriesInput
+from perceivers.inputs import Input
 from perceivers.models.build import build
 from perceivers.models.model import Model
 from perceivers.models.spec import Spec, as_spec
 from perceivers.nn import MLP, Attention, CrossAttend, Decoder, SelfAttend
-from perceivers.nn.attention.planner import PartShape, Path, choose_paths
-from perceivers.nn.position import FourierPosition
-from perceivers.nn.stem import ConvStem
-from perceivers.outputs import Output, OutputSettings
-from perceivers.outputs.category import CategoryOutput
-from perceivers.outputs.number import NumberOutput
+from perceivers.nn.attention.planner import Path, choose_paths
+from perceivers.outputs import Output
 
 FLOAT = 4  # bytes
-# What is assumed where only data can tell.
-ASSUMED_CLASSES = ("a", "b")
 ASSUMED_STEPS = 1000  # of an irregular series, which has no fixed count
 
 
@@ -130,30 +118,25 @@ def plan(spec: "Spec | Mapping[str, Any]", batch: int = 1, averages: bool = Fals
 def _completed(spec: Spec) -> tuple[Spec, list[str]]:
     """The spec with neutral statistics and assumed classes where it has none, and what was assumed."""
     assumed: list[str] = []
-    inputs = {name: _completed_input(name, kind, assumed) for name, kind in spec.inputs.items()}
-    outputs = {name: _completed_output(name, kind, assumed) for name, kind in spec.outputs.items()}
+    inputs, outputs = {}, {}
+    for name, kind in spec.inputs.items():
+        inputs[name], words = kind.completed()
+        assumed += [f"input '{name}': {words}"] if words else []
+    for name, kind in spec.outputs.items():
+        outputs[name], words = kind.completed(name)
+        assumed += [f"output '{name}': {words}"] if words else []
     return spec.with_changes(inputs=inputs, outputs=outputs), assumed
 
 
-def _completed_input(name: str, kind: InputSettings, assumed: list[str]) -> InputSettings:
-    if isinstance(kind, CategoryInput) and kind.classes is None:
-        columns = ", ".join(kind.columns)
-        assumed.append(f"input '{name}': the classes are learned from data: assumed 2 in each column ({columns})")
-        return kind.with_changes(classes=dict.fromkeys(kind.columns, ASSUMED_CLASSES))
-    if isinstance(kind, ImageInput | SeriesInput | NumberInput):
-        width = len(kind.columns) if isinstance(kind, NumberInput) else kind.channels
-        return kind.with_changes(mean=kind.mean or (0.0,) * width, std=kind.std or (1.0,) * width)
-    return kind
+def _inputs(model: Model) -> Iterator[tuple[str, Input, tuple[int, ...] | None]]:
+    """Name, module and raw grid of every input."""
+    for name, module in model.inputs.items():
+        assert isinstance(module, Input), "inputs are Inputs"
+        yield name, module, model.spec.inputs[name].raw_grid()
 
 
-def _completed_output(name: str, kind: OutputSettings, assumed: list[str]) -> OutputSettings:
-    if isinstance(kind, CategoryOutput) and kind.classes is None:
-        assumed.append(f"output '{name}': the classes are learned from data: assumed 2")
-        return kind.with_changes(classes=ASSUMED_CLASSES)
-    if isinstance(kind, NumberOutput):
-        width = len(kind.table_columns(name))
-        return kind.with_changes(mean=kind.mean or (0.0,) * width, std=kind.std or (1.0,) * width)
-    return kind
+def _outputs(model: Model) -> dict[str, Output]:
+    return {name: output for name, output in model.outputs.items() if isinstance(output, Output)}
 
 
 # -- parameters and FLOPs ----------------------------------------------------------------------------------------------
@@ -168,10 +151,10 @@ def _parts(model: Model, elements: Mapping[str, int]) -> list[Part]:
     thinks = sum(
         _self_flops(layer, latents) for kind, i in encoder.order if kind == "block" for layer in _layers(model, i)
     )
-    asked = {name: _query_count(model.outputs[name]) for name in model.outputs}
+    outputs = _outputs(model)
     parts = [
-        Part(f"input {name}", _count(module), _input_flops(model.spec.inputs[name], module, elements[name]))
-        for name, module in model.inputs.items()
+        Part(f"input {name}", _count(module), module.flops(elements[name], grid))
+        for name, module, grid in _inputs(model)
     ]
     if model.fusion is not None:
         parts.append(Part("input embeddings", _count(model.fusion), 0))
@@ -180,11 +163,11 @@ def _parts(model: Model, elements: Mapping[str, int]) -> list[Part]:
         Part("cross-attends", _count(encoder.cross_attends), crosses),
         Part("self-attends", _count(encoder.blocks), thinks),
     ]
-    parts += [Part(f"output {name}", _count(module), _head_flops(module)) for name, module in model.outputs.items()]
+    parts += [Part(f"output {name}", _count(module), module.flops()) for name, module in outputs.items()]
     if model.query_fusion is not None:
         parts.append(Part("output embeddings", _count(model.query_fusion), 0))
     if isinstance(model.decoder, Decoder):
-        flops = _cross_flops(model.decoder.cross_attend, sum(asked.values()), latents)
+        flops = _cross_flops(model.decoder.cross_attend, sum(o.count for o in outputs.values()), latents)
         parts.append(Part("decoder", _count(model.decoder), flops))
     return parts
 
@@ -195,12 +178,6 @@ def _count(module: nn.Module) -> int:
 
 def _layers(model: Model, block: int) -> list[SelfAttend]:
     return list(model.encoder.blocks[block])  # pyright: ignore[reportArgumentType]
-
-
-def _query_count(output: nn.Module) -> int:
-    """O of an output; an averaging decoder answers one query without asking."""
-    assert isinstance(output, Output), "outputs are Outputs"
-    return 1 if output.query is None else output.queries(1).shape[1]
 
 
 def _linear_flops(layer: nn.Linear, rows: int) -> int:
@@ -227,41 +204,6 @@ def _self_flops(layer: SelfAttend, latents: int) -> int:
     return _attention_flops(layer.attention, latents, latents) + _mlp_flops(layer.mlp, latents)
 
 
-def _head_flops(output: nn.Module) -> int:
-    assert isinstance(output, Output), "outputs are Outputs"
-    return _linear_flops(output.head, 1)
-
-
-def _input_flops(settings: InputSettings, module: nn.Module, elements: int) -> int:
-    """Every linear of an input runs once an element; convolutions run on the raw grid."""
-    linears = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
-    stems = [layer for layer in module.modules() if isinstance(layer, ConvStem)]
-    convolutions = sum(
-        2 * prod(cells) * convolution.weight.numel()
-        for stem in stems
-        for convolution, cells, _ in _stem_grids(stem, _grid(settings))
-    )
-    return sum(_linear_flops(layer, elements) for layer in linears) + convolutions
-
-
-def _grid(settings: InputSettings) -> tuple[int, ...]:
-    """The raw grid of an input that a convolution stem may read."""
-    if isinstance(settings, ImageInput):
-        return settings.size
-    assert isinstance(settings, SeriesInput), "only images and regular series have a stem"
-    return (settings.steps,)
-
-
-def _stem_grids(stem: ConvStem, grid: tuple[int, ...]) -> list[tuple[Any, tuple[int, ...], tuple[int, ...]]]:
-    """Each convolution of a stem, the grid that it writes and the grid that it reads."""
-    found = []
-    for convolution in stem.convolutions:
-        cells = tuple(-(-n // stem.stride) for n in grid)
-        found.append((convolution, cells, grid))
-        grid = tuple(-(-n // 2) for n in cells) if stem.pool else cells
-    return found
-
-
 # -- activations, in numbers of one sample -----------------------------------------------------------------------------
 
 
@@ -277,62 +219,33 @@ def _paths(model: Model, elements: Mapping[str, int]) -> dict[str, Path]:
     index = next(index for kind, index in model.encoder.order if kind == "cross")
     attention = model.encoder.cross_attends[index].attention
     assert isinstance(attention, Attention), "a cross-attend attends"
-    shapes = [_part_shape(model, name, count) for name, count in elements.items()]
+    channels = _joined_channels(model)
+    shapes = [module.part(elements[name], channels, grid) for name, module, grid in _inputs(model)]
     widths = attention.key.out_features, attention.value.out_features
-    chosen = choose_paths(shapes, model.spec.latents.count, _joined_channels(model), *widths, attention.heads)
+    chosen = choose_paths(shapes, model.spec.latents.count, channels, *widths, attention.heads)
     return dict(zip(elements, chosen or ("plain",) * len(shapes), strict=True))
-
-
-def _part_shape(model: Model, name: str, elements: int) -> PartShape:
-    module, channels = model.inputs[name], _joined_channels(model)
-    if not isinstance(module, GridInput) or module.span is not None or module.add:
-        return PartShape(elements, channels)
-    if not isinstance(module.position, FourierPosition):
-        return PartShape(elements, channels)
-    cells = module.lift.cells(_grid(model.spec.inputs[name]))
-    return PartShape(elements, module.lift.channels, cells[-1] if len(cells) > 1 else None)
 
 
 def _input_floats(model: Model, elements: Mapping[str, int]) -> int:
     """Raw values as they come and normalised, each input's elements, and all joined where they are."""
     paths = _paths(model, elements)
     total = sum(elements.values()) * _joined_channels(model) if "plain" in paths.values() else 0
-    for name, module in model.inputs.items():
-        shape = _part_shape(model, name, elements[name])
-        lifted = shape.content if paths[name] == "factorised" else int(module.channels)  # pyright: ignore[reportArgumentType]
-        total += 2 * _raw_floats(model.spec.inputs[name], elements[name]) + elements[name] * lifted
+    for name, module, grid in _inputs(model):
+        count, factorised = elements[name], paths[name] == "factorised"
+        lifted = module.part(count, module.channels, grid).content if factorised else module.channels
+        total += 2 * model.spec.inputs[name].raw_numbers(count) + count * lifted
     return total
-
-
-def _raw_floats(settings: InputSettings, elements: int) -> int:
-    """Raw values of a sample: cells × channels, or one a cell."""
-    if not isinstance(settings, ImageInput | SeriesInput):
-        return elements
-    irregular = isinstance(settings, SeriesInput) and settings.rate is None
-    return (elements if irregular else prod(_grid(settings))) * settings.channels
-
-
-def _stem_floats(model: Model) -> list[int]:
-    """Of each layer of each stem: padded in, convolved, normalised and cut at zero; pooled, with int64 places."""
-    found = []
-    for name, module in model.inputs.items():
-        for stem in [layer for layer in module.modules() if isinstance(layer, ConvStem)]:
-            for convolution, cells, read in _stem_grids(stem, _grid(model.spec.inputs[name])):
-                pooled = prod(-(-n // 2) for n in cells) * 3 if stem.pool else 0
-                out = (2 * prod(cells) + pooled) * convolution.out_channels
-                found.append(prod(read) * convolution.in_channels + out)
-    return found
 
 
 def _table_floats(model: Model, elements: Mapping[str, int]) -> int:
     """Fourier features joined for the plain path, once for all samples; as tables they are next to nothing."""
     paths = _paths(model, elements)
-    return sum(
-        elements[name] * layer.channels
-        for name, module in model.inputs.items()
-        for layer in module.modules()
-        if isinstance(layer, FourierPosition) and paths[name] != "factorised"
-    )
+    return sum(module.table_floats(elements[name]) for name, module, _ in _inputs(model) if paths[name] != "factorised")
+
+
+def _stem_floats(model: Model) -> list[int]:
+    """Of each layer below the elements of each input."""
+    return [count for _, module, grid in _inputs(model) for count in module.kept(grid)]
 
 
 def _steps(model: Model, elements: Mapping[str, int]) -> list[tuple[int, int]]:
@@ -348,7 +261,7 @@ def _steps(model: Model, elements: Mapping[str, int]) -> list[tuple[int, int]]:
             found += [_block_floats(layer.attention, layer.mlp, latents) for layer in _layers(model, index)]
     if isinstance(model.decoder, Decoder):
         cross = model.decoder.cross_attend
-        queries = sum(_query_count(output) for output in model.outputs.values())
+        queries = sum(output.count for output in _outputs(model).values())
         found.append(_block_floats(cross.attention, cross.mlp, queries, latents))
     return found
 

@@ -29,7 +29,6 @@ from perceivers.errors import ModelError, near_miss
 from perceivers.models.build import build
 from perceivers.models.model import Model, Trained
 from perceivers.models.spec import Spec, as_spec
-from perceivers.outputs.category import CategoryOutput
 
 WEIGHTS, SPEC, LABELS, CARD, RECIPE, MANIFEST = (
     "model.safetensors",
@@ -61,7 +60,7 @@ def save(
     """
     if folder.exists() and not is_model(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"'{folder}' exists and is not a model directory; give another name.")
-    labels = {n: list(o.classes or ()) for n, o in model.spec.outputs.items() if isinstance(o, CategoryOutput)}
+    labels = {n: list(names) for n, o in model.spec.outputs.items() if (names := o.labels()) is not None}
     trained = None if model.trained is None else asdict(model.trained)
     # One entry: safetensors writes several in an order that differs from run to run.
     about = json.dumps({"format": FORMAT, "trained": trained}, sort_keys=True)

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -153,6 +153,29 @@ class ConvStem(nn.Module):
             grid = [-(-n // self.stride) for n in grid]
             grid = [-(-n // 2) for n in grid] if self.pool else grid
         return tuple(grid)
+
+    def flops(self, grid: Sequence[int]) -> int:
+        """Multiplications and additions of the convolutions for one sample of that `grid`."""
+        return sum(2 * math.prod(written) * layer.weight.numel() for layer, _, written in self._layers(grid))
+
+    def kept(self, grid: Sequence[int]) -> list[int]:
+        """Numbers that each layer keeps for one sample: padded in, convolved, normalised and cut at zero; pooled, with
+        int64 places."""
+        found = []
+        for layer, read, written in self._layers(grid):
+            pooled = math.prod(-(-n // 2) for n in written) * 3 if self.pool else 0
+            out = (2 * math.prod(written) + pooled) * layer.out_channels
+            found.append(math.prod(read) * layer.in_channels + out)
+        return found
+
+    def _layers(self, grid: Sequence[int]) -> Iterator[tuple[nn.Conv1d | nn.Conv2d, list[int], list[int]]]:
+        """Each convolution, the grid that it reads and the grid that it writes."""
+        read = list(grid)
+        for layer in self.convolutions:
+            assert isinstance(layer, (nn.Conv1d, nn.Conv2d)), "made so"
+            written = [-(-n // self.stride) for n in read]
+            yield layer, read, written
+            read = [-(-n // 2) for n in written] if self.pool else written
 
     def forward(
         self, x: Float[Tensor, "B *grid C"], mask: Bool[Tensor, "B *grid"] | None = None

@@ -3,9 +3,10 @@
 `answer` is the same code in evaluate, predict and everything later that serves: there is no second way to an answer.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PositiveInt
@@ -31,9 +32,16 @@ class LearnedQuery(Settings):
 class OutputSettings(Settings, ABC):
     """What every output kind has."""
 
+    curves: ClassVar[tuple[str, ...]] = ()
+    """The scores, of those that the metrics give, that the picture of a run shows; all on one scale up to 1."""
     query: LearnedQuery = LearnedQuery()
     weight: float = Field(default=1.0, gt=0)
     """Weight of this output's loss in the sum."""
+
+    @property
+    def reads_columns(self) -> bool:
+        """Whether it names its table columns itself."""
+        return False
 
     def table_columns(self, name: str) -> list[str]:
         """The table columns that hold the target when the recipe maps none: its own name."""
@@ -46,6 +54,21 @@ class OutputSettings(Settings, ABC):
     @abstractmethod
     def fit(self, targets: Iterable[Any]) -> Self:
         """These settings, completed from the training split's parsed targets."""
+
+    @abstractmethod
+    def completed(self, name: str) -> tuple[Self, str | None]:
+        """These settings with neutral values for what training would learn, so that an output `name` builds.
+
+        With it, in words, what that assumes where it changes a count, else None.
+        """
+
+    def labels(self) -> tuple[str, ...] | None:
+        """The names of the classes, in order; None for a kind without classes, or while they are not known."""
+        return None
+
+    def with_labels(self, labels: Sequence[str]) -> Self:
+        """These settings with those classes where they have none yet; a kind without classes returns itself."""
+        return self
 
     @abstractmethod
     def collate(self, targets: Sequence[Any]) -> Tensor:
@@ -79,6 +102,15 @@ class Output(nn.Module, ABC):
         assert self.query is not None, "an averaging decoder asks no queries"
         return self.query(grid=(1,)).expand(batch, -1, -1)
 
+    @property
+    def count(self) -> int:
+        """O: how many queries it asks; an averaging decoder answers one without asking."""
+        return 1 if self.query is None else self.queries(1).shape[1]
+
+    def flops(self) -> int:
+        """Multiplications and additions of the head for one sample."""
+        return 2 * self.head.in_features * self.head.out_features
+
     def predict(self, answers: Tensor) -> Tensor:
         """Decoder answers (B, O, E) → this output's prediction (B, width)."""
         return self.head(answers[:, 0])
@@ -95,9 +127,25 @@ class Output(nn.Module, ABC):
     def measure(self, metrics: "Mapping[str, Metric]", prediction: Tensor, target: Tensor) -> None:
         """Add a batch to the metrics; examples without a target are left out."""
 
+    def scores(self, metrics: "Mapping[str, Metric]") -> dict[str, float]:
+        """What the metrics that were updated say, by name. What too few samples cannot tell is NaN."""
+        return {name: metric_value(metric) for name, metric in metrics.items()}
+
+    def confusion(self, metrics: "Mapping[str, Metric]") -> list[list[int]] | None:
+        """Counts of the classes, rows true and columns predicted; None for kinds without, or where none was updated."""
+        return None
+
     @abstractmethod
     def answer(self, name: str, prediction: Tensor) -> list[dict[str, Any]]:
         """One flat row of plain values a sample, keys headed by `name`."""
+
+
+def metric_value(metric: "Metric") -> float:
+    """The number that a metric says; NaN where it refuses, since too few samples cannot tell (R² of one)."""
+    try:
+        return float(metric.compute())
+    except ValueError:
+        return math.nan
 
 
 def masked_mean(losses: Tensor, known: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """`category` as an output: one of several classes."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 # The target of a sample whose class is not known.
 UNKNOWN = -1
+# The metric that is no score.
+_CONFUSION = "confusion"
 
 
 class CategoryOutput(OutputSettings):
     """One class of `classes`: cross-entropy, accuracy, probabilities with names."""
 
+    curves: ClassVar[tuple[str, ...]] = ("accuracy", "f1")
     kind: Literal["category"] = "category"
     classes: tuple[str, ...] | None = None
     """Class names in order. None: learned from the training split, sorted."""
@@ -55,6 +58,20 @@ class CategoryOutput(OutputSettings):
                 "Check the target column and how the table is split."
             )
         return self.with_changes(classes=tuple(found))
+
+    def completed(self, name: str) -> tuple[Self, str | None]:
+        """With two classes where there are none yet."""
+        if self.classes is not None:
+            return self, None
+        return self.with_labels(("a", "b")), "the classes are learned from data: assumed 2"
+
+    def labels(self) -> tuple[str, ...] | None:
+        """The class names in order."""
+        return self.classes
+
+    def with_labels(self, labels: Sequence[str]) -> Self:
+        """With those classes where there are none yet."""
+        return self if self.classes is not None else self.with_changes(classes=tuple(labels))
 
     def collate(self, targets: Sequence[Any]) -> Tensor:
         """(B,) int64; −1 is unknown."""
@@ -103,7 +120,7 @@ class CategoryHead(Output):
         metrics: dict[str, Metric] = {
             "accuracy": MulticlassAccuracy(count, average="micro"),
             "f1": MulticlassF1Score(count, average="macro"),
-            "confusion": MulticlassConfusionMatrix(count),
+            _CONFUSION: MulticlassConfusionMatrix(count),
         }
         if count > 5:
             metrics["top5"] = MulticlassAccuracy(count, average="micro", top_k=5)
@@ -116,6 +133,14 @@ class CategoryHead(Output):
             return
         for metric in metrics.values():
             metric.update(prediction[known].float(), target[known])
+
+    def scores(self, metrics: "Mapping[str, Metric]") -> dict[str, float]:
+        """All but the confusion matrix."""
+        return super().scores({name: metric for name, metric in metrics.items() if name != _CONFUSION})
+
+    def confusion(self, metrics: "Mapping[str, Metric]") -> list[list[int]] | None:
+        """Counts, rows true and columns predicted."""
+        return metrics[_CONFUSION].compute().tolist() if _CONFUSION in metrics else None
 
     def answer(self, name: str, prediction: Tensor) -> list[dict[str, Any]]:
         """{name: class, name_probability: p, name_probabilities: {class: p}} a sample."""

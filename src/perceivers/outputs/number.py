@@ -1,7 +1,7 @@
 """`number` as an output: one or several numbers, in their own units."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ _LOSSES = {"l2": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
 class NumberOutput(OutputSettings):
     """Numbers standardised by the training split: the loss on that scale, answers in the columns' units."""
 
+    curves: ClassVar[tuple[str, ...]] = ("r2",)
     kind: Literal["number"] = "number"
     columns: tuple[str, ...] | None = None
     """Target columns. None: one column, with the output's name."""
@@ -28,6 +29,11 @@ class NumberOutput(OutputSettings):
     mean: tuple[float, ...] | None = None
     """Per column. None: learned from the training split."""
     std: tuple[float, ...] | None = None
+
+    @property
+    def reads_columns(self) -> bool:
+        """Whether `columns` names them."""
+        return self.columns is not None
 
     def table_columns(self, name: str) -> list[str]:
         """The columns, or the output's own name."""
@@ -57,6 +63,11 @@ class NumberOutput(OutputSettings):
                 f"the target is the same number ({mean.tolist()}) in every training row; there is nothing to learn."
             )
         return self.with_changes(mean=self.mean or mean.tolist(), std=self.std or np.where(std > 0, std, 1.0).tolist())
+
+    def completed(self, name: str) -> tuple[Self, str | None]:
+        """With mean 0 and standard deviation 1 where they are not known; no count depends on them."""
+        width = len(self.table_columns(name))
+        return self.with_changes(mean=self.mean or (0.0,) * width, std=self.std or (1.0,) * width), None
 
     def collate(self, targets: Sequence[Any]) -> Tensor:
         """(B, columns) float64 in the columns' units, since float32 cannot tell one second of 2026 from the next.

@@ -15,7 +15,6 @@ from perceivers.data.table import TEST, Table
 from perceivers.errors import DataError, TrainingError, near_miss
 from perceivers.models.model import Model
 from perceivers.models.weights import RECIPE, find_model, load
-from perceivers.outputs.category import CategoryOutput
 from perceivers.training.recipe import Recipe, read_recipe
 from perceivers.training.reporter import Reporter
 from perceivers.training.scoring import Scores, score
@@ -48,7 +47,7 @@ def evaluate(
     `masked` an input's cells that are NaN, infinite or empty, `padded` those that fill up its length. `same_rows`:
     whether the split is row for row the one of training (None: not known); with a warning when it is not, since it may
     then hold training rows. Inputs and outputs without a column in `source` are absent, and not scored. A score that
-    the data cannot tell, as R² of one sample, is None. A confusion matrix is drawn for each category output. Raises
+    the data cannot tell, as R² of one sample, is None. A confusion matrix is drawn for each output of classes. Raises
     `ModelError`, `DataError`, or `TrainingError` when `out` is something else than an earlier evaluation.
     """
     folder = find_model(Path(model))
@@ -165,10 +164,8 @@ def _known(value: float) -> float | None:
 
 def _per_class(model: Model, name: str, counts: list[list[int]]) -> dict[str, dict[str, float]]:
     """Precision, recall, F1 and support of each class, from the confusion counts (rows true, columns predicted)."""
-    output = model.spec.outputs[name]
-    assert isinstance(output, CategoryOutput), "only category outputs have a confusion matrix"
     table = {}
-    for i, label in enumerate(output.classes or ()):
+    for i, label in enumerate(model.spec.outputs[name].labels() or ()):
         right = counts[i][i]
         support, predicted = sum(counts[i]), sum(row[i] for row in counts)
         precision = right / predicted if predicted else 0.0
@@ -192,9 +189,8 @@ def _write(target: Path, result: Mapping[str, Any], scores: Scores, model: Model
             text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
             (folder / METRICS).write_text(text, encoding="utf-8")
             for name, counts in scores.confusion.items():
-                output = model.spec.outputs[name]
-                assert isinstance(output, CategoryOutput), "only category outputs have a confusion matrix"
-                _draw_confusion(folder / f"confusion-{name}.png", counts, output.classes or (), name)
+                labels = model.spec.outputs[name].labels() or ()
+                _draw_confusion(folder / f"confusion-{name}.png", counts, labels, name)
     except OSError as error:
         raise TrainingError(f"the evaluation could not be written to '{target}': {error.strerror}.") from None
 

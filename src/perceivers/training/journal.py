@@ -8,6 +8,7 @@ from typing import Any
 
 from perceivers.atomic import replace_file
 from perceivers.errors import TrainingError, missing_extra
+from perceivers.outputs import KINDS
 
 
 class Journal:
@@ -73,7 +74,8 @@ def draw_curves(folder: Path) -> Path:
         if points:
             losses.plot(*zip(*points, strict=True), style, markersize=3, linewidth=1, label=group)
     names = sorted({k for line in lines if line["group"] == "validation" for k in line} - {"step", "group", "loss"})
-    for name in [n for n in names if n.rsplit(".", 1)[-1] in ("accuracy", "f1", "r2")] or names:
+    curves = {name for kind in KINDS.values() for name in kind.curves}
+    for name in [n for n in names if n.partition(".")[2] in curves] or names:
         points = _points([line for line in lines if line["group"] == "validation"], name)
         if points:
             scores.plot(*zip(*points, strict=True), "o-", markersize=3, linewidth=1, label=name)

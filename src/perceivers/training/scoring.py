@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,13 +12,10 @@ from perceivers.data.prepare import Split
 from perceivers.models.model import Model
 from perceivers.outputs import Output, masked_mean
 
-if TYPE_CHECKING:
-    from torchmetrics import Metric
-
 
 @dataclass(frozen=True)
 class Scores:
-    """`values`: output → metric → number. `confusion`: category output → counts, rows true and columns predicted."""
+    """`values`: output → metric → number. `confusion`: output of classes → counts, rows true and columns predicted."""
 
     loss: float
     values: Mapping[str, Mapping[str, float]]
@@ -76,10 +72,12 @@ def _score(
     advance(len(split), len(split))
     values, confusion = {}, {}
     for name, group in metrics.items():
+        output = output_of(model, name)
         used = {key: metric for key, metric in group.items() if metric.update_called}
-        values[name] = {key: _value(metric) for key, metric in used.items() if key != "confusion"}
-        if "confusion" in used:
-            confusion[name] = used["confusion"].compute().tolist()
+        values[name] = output.scores(used)
+        counted = output.confusion(used)
+        if counted is not None:
+            confusion[name] = counted
     means = [model.spec.outputs[name].weight * sums[name] / counts[name] for name in names if counts[name]]
     return Scores(sum(means) if means else math.nan, values, confusion)
 
@@ -89,11 +87,3 @@ def output_of(model: Model, name: str) -> Output:
     output = model.outputs[name]
     assert isinstance(output, Output), "outputs are Outputs"
     return output
-
-
-def _value(metric: "Metric") -> float:
-    try:
-        return float(metric.compute())
-    except ValueError:
-        # torchmetrics refuses what too few samples cannot tell (R² of one); for a score that is: unknown.
-        return math.nan
