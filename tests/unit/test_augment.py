@@ -7,22 +7,18 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from perceivers.data.augment import (
+from perceivers.errors import DataError, PerceiversError, SpecError
+from perceivers.inputs import Sample
+from perceivers.inputs.augment_image import (
     ImageAugmentation,
     ImageAugmenter,
     InceptionCrop,
-    MixSettings,
     PadCrop,
     RandAugment,
-    SeriesAugmentation,
-    augment_series,
     check_channels,
-    mix_images,
 )
-from perceivers.errors import DataError, PerceiversError, SpecError
+from perceivers.inputs.augment_series import SeriesAugmentation, augment_series
 from perceivers.settings import parse_settings
 
 EVERYTHING = {
@@ -147,9 +143,41 @@ class TestImages:
             assert 0.17 < height * width / 1e4 < 0.53
             assert 0.45 < width / height < 2.2
 
-    def test_inception_crop_takes_an_image_of_any_size(self):
-        augmenter = ImageAugmenter(ImageAugmentation(crop=InceptionCrop()), (12, 10), 3)
-        assert augmenter(picture(40, 64), (0, 0, 0)).shape == (12, 10, 3)
+    @pytest.mark.parametrize("case", ["flip", "pad", "inception", "erase"])
+    def test_a_mask_moves_with_its_pixels(self, case):
+        """Masked pixels held 7 and the others 1: what is masked afterwards is where the 7 went, and holds no number."""
+        augmenter = ImageAugmenter(EVERYTHING[case], (12, 10), 2)
+        real = np.random.default_rng(1).random((12, 10)) > 0.2
+        image = np.repeat(np.where(real, 1, 7).astype(np.float32)[..., None], 2, axis=-1)
+        moved = 0
+        for index in range(12):
+            plain = augmenter(image, (1, 2, index))
+            changed = augmenter.sample(Sample(np.where(real[..., None], image, np.nan), mask=real), (1, 2, index))
+            touched = ~np.isclose(plain, 1, atol=1e-4).all(-1) & (plain != 0).all(-1)
+            np.testing.assert_array_equal(~changed.mask, touched)
+            np.testing.assert_array_equal(changed.values[changed.mask], plain[changed.mask])
+            assert np.isfinite(changed.values).all()
+            moved += not np.array_equal(changed.mask, real)
+        assert moved > 2
+
+    def test_without_a_mask_a_sample_is_its_image(self):
+        augmenter = ImageAugmenter(EVERYTHING["all"], (12, 10), 3)
+        changed = augmenter.sample(Sample(picture()), (1, 2, 3))
+        np.testing.assert_array_equal(changed.values, augmented("all", 3))
+        assert changed.mask is None
+
+    def test_a_mask_that_is_cut_away_is_gone(self):
+        real = np.ones((12, 10), bool)
+        real[:, 0] = False
+        augmenter = ImageAugmenter(ImageAugmentation(crop=InceptionCrop(scale=(0.1, 0.1))), (12, 10), 3)
+        masks = [augmenter.sample(Sample(picture(), mask=real), (0, 0, i)).mask for i in range(20)]
+        assert any(mask is None for mask in masks)
+
+    def test_rand_augment_takes_no_masked_image(self):
+        real = np.ones((12, 10), bool)
+        real[0, 0] = False
+        with pytest.raises(DataError, match=r"type uint8, got .* float32"):
+            ImageAugmenter(EVERYTHING["rand_augment"], (12, 10), 3).sample(Sample(picture(), mask=real), (0, 0, 0))
 
     def test_erase_blanks_one_rectangle(self):
         result = augment_image(picture(20, 20), ImageAugmentation(erase=1), (0, 0, 0))
@@ -197,6 +225,7 @@ class TestImages:
             ("rand_augment", picture().astype(np.float32)),
             ("inception", picture(channels=1)),
             ("inception", picture()[..., 0]),
+            ("inception", picture(40, 64)),
         ],
     )
     def test_other_images_are_refused(self, case, image):
@@ -276,71 +305,3 @@ class TestSeries:
         np.random.set_state(pickle.loads(states[1]))
         augment_series(self.values, settings, (1, 2, 3))
         assert global_states() == states
-
-
-def batch(size=8, classes=5, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(0)
-    values = torch.rand(size, 6, 7, 2, generator=generator, dtype=torch.float32).to(dtype)
-    return values, {"label": torch.eye(classes)[torch.arange(size) % classes], "age": torch.arange(size)[:, None] / 2}
-
-
-class TestMix:
-    @given(st.integers(1, 9), st.sampled_from([0.0, 0.2, 1.0]), st.sampled_from([0.0, 0.3, 1.0]), st.integers(0, 50))
-    def test_targets_are_mixed_as_the_pixels_are(self, size, mixup, cutmix, step):
-        values, targets = batch(size)
-        # An image whose every pixel is its own index: the mixed mean then is the mixed index.
-        index = torch.arange(size, dtype=torch.float64)
-        values = index[:, None, None, None].expand(size, 6, 7, 2).clone()
-        mixed, soft = mix_images(values, targets, MixSettings(mixup=mixup, cutmix=cutmix), (0, step))
-        torch.testing.assert_close(mixed.mean((1, 2, 3)), soft["age"][:, 0].double() * 2, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(soft["label"].sum(1), torch.ones(size))
-        assert soft["label"].min() >= 0
-
-    def test_off(self):
-        values, targets = batch()
-        mixed, soft = mix_images(values, targets, MixSettings(), (0, 0))
-        torch.testing.assert_close(mixed, values, rtol=0, atol=0)
-        torch.testing.assert_close(soft, targets, rtol=0, atol=0)
-
-    def test_half_and_half(self):
-        values, targets = batch(8)
-        mixed, _ = mix_images(values, targets, MixSettings(mixup=1.0, cutmix=1.0), (0, 4))
-        neighbours = torch.cat([values[:4].roll(1, 0), values[4:].roll(1, 0)])
-        untouched = ((mixed == values) | (mixed == neighbours)).all(-1)
-        assert not untouched[:4].any()
-        assert untouched[4:].all()
-        outside = (mixed[4:] == values[4:]).all(-1)
-        for one in ~outside:  # what came from the neighbour is a full box
-            assert one.sum() == one.any(1).sum() * one.any(0).sum()
-
-    def test_shares_are_drawn_from_beta_for_each_image(self):
-        values, targets = batch(4096)
-        _, soft = mix_images(values, targets, MixSettings(mixup=0.2), (0, 0))
-        share = soft["age"][1:, 0] - targets["age"][:-1, 0]  # neighbours differ by ½, so this is share / 2
-        share = share * 2
-        assert share.mean() == pytest.approx(0.5, abs=0.03)
-        assert share.var() == pytest.approx(1 / (4 * (2 * 0.2 + 1)), rel=0.1)
-
-    def test_only_the_seed_decides(self):
-        values, targets = batch()
-        settings, states = MixSettings(mixup=0.5, cutmix=0.5), global_states()
-        one = mix_images(values, targets, settings, (3, 1))
-        assert global_states() == states
-        torch.manual_seed(4)
-        torch.testing.assert_close(mix_images(values, targets, settings, (3, 1)), one, rtol=0, atol=0)
-        assert not torch.equal(mix_images(values, targets, settings, (3, 2))[0], one[0])
-        torch.testing.assert_close((values, targets), batch(), rtol=0, atol=0)
-
-    def test_a_nan_does_not_cross_the_box(self):
-        values, targets = batch(2)
-        values[0] = torch.nan
-        mixed = [mix_images(values, targets, MixSettings(cutmix=1.0), (0, step))[0] for step in range(20)]
-        shares = [float(one[1].isnan().float().mean()) for one in mixed]
-        assert any(0 < share < 1 for share in shares)
-
-    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-    def test_types_are_kept(self, dtype):
-        values, targets = batch(dtype=dtype)
-        mixed, soft = mix_images(values, targets, MixSettings(mixup=0.2, cutmix=1.0), (0, 0))
-        assert mixed.dtype == dtype
-        assert soft["label"].dtype == torch.float32

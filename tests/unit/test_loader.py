@@ -9,12 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perceivers.data.augment import ImageAugmentation, MixSettings, SeriesAugmentation
 from perceivers.data.loader import Augmenter, Batches, Key, Order, collate, evaluation_batches, training_loader
+from perceivers.data.mix import MixSettings
 from perceivers.data.prepare import Missing, Reader, Row, Split
 from perceivers.data.table import Table
 from perceivers.elements import Batch
 from perceivers.errors import SpecError
+from perceivers.inputs.augment_image import ImageAugmentation
+from perceivers.inputs.augment_series import SeriesAugmentation
 from perceivers.inputs.image import ImageInput
 from perceivers.inputs.number import NumberInput
 from perceivers.inputs.series import SeriesInput
@@ -180,13 +182,12 @@ class TestAugmenter:
         np.testing.assert_array_equal(changed.values[:, 0], [1, 1, 1, 1, 0, 0, 0, 0])
         assert (changed.mask == sample.mask).all()
 
-    def test_an_image_with_masked_pixels_stays_as_it_is(self):
+    def test_an_image_with_masked_pixels_is_flipped_whole(self):
         pixels = np.ones((6, 6, 1), np.float32)
         pixels[0, 0] = np.nan
-        sample = IMAGE.parse(pixels)
-        assert (
-            Augmenter(INPUTS, AUGMENT, SEED)(Row({"photo": sample, "wave": None}, {}), 0, 0).inputs["photo"] is sample
-        )
+        flip = Augmenter(ONE, {"photo": ImageAugmentation(flip=1.0)}, SEED)
+        changed = flip(Row({"photo": IMAGE.parse(pixels)}, {}), 0, 0).inputs["photo"]
+        assert np.argwhere(~changed.mask).tolist() == [[0, 5]]
 
     @pytest.mark.parametrize(
         ("inputs", "settings", "said"),
@@ -196,7 +197,7 @@ class TestAugmenter:
             (INPUTS, {"wave": AUGMENT["photo"]}, "augmentation of 'wave' does not fit its kind, series"),
             (INPUTS, {"facts": AUGMENT["wave"]}, "augmentation of 'facts' does not fit its kind, number"),
             (INPUTS, {"facts": AUGMENT["photo"]}, "augmentation of 'facts' does not fit its kind, number"),
-            ({"photo": IMAGE.with_changes(permute=1)}, {"photo": AUGMENT["photo"]}, "'photo' permutes its pixels"),
+            ({"photo": IMAGE.with_changes(permute=1)}, {"photo": AUGMENT["photo"]}, "'photo': the input permutes"),
         ],
     )
     def test_what_does_not_fit(self, inputs, settings, said):
@@ -237,17 +238,42 @@ class TestMix:
         ],
     )
     def test_only_for_one_image_and_categories(self, inputs, outputs):
-        with pytest.raises(SpecError, match="exactly one input, an image, and only category outputs"):
+        with pytest.raises(SpecError, match="exactly one input, of kind image, and only outputs of kind category"):
             self.batches(split(inputs=inputs, outputs=outputs))
 
-    def test_unknown_targets_and_masked_images_cannot_be_mixed(self):
-        unknown = self.batches(split(inputs=ONE, label=["a", None] * 5 + ["b"]))
-        pixels = np.ones((11, 6, 6), np.float32)
-        pixels[3, 0, 0] = np.nan
-        masked = self.batches(split(inputs=ONE, photo=pixels))
-        for batches in (unknown, masked):
-            with pytest.raises(SpecError, match="every image whole and every class known"):
-                batches[Key(0, 0, (1, 3))]
+    @pytest.mark.parametrize("lacking", ["mask", "absent", "class"])
+    def test_only_what_is_whole_and_known_is_mixed(self, lacking):
+        """Rows 1 and 4 lack something: they stay as they are, and the others are mixed among themselves."""
+        pixels = [picture.astype(np.float32) for picture in split(inputs=ONE).table.columns["photo"]]
+        labels = ["abc"[i % 3] for i in range(11)]
+        for row in (1, 4):
+            if lacking == "mask":
+                pixels[row][0, 0] = np.nan
+            elif lacking == "absent":
+                pixels[row] = None
+            else:
+                labels[row] = None
+        made = split(inputs=ONE, photo=pixels, label=labels)
+        plain = Batches(made)[Key(0, 0, tuple(range(8)))]
+        batch = self.batches(made)[Key(0, 0, tuple(range(8)))]
+        others = self.batches(made)[Key(0, 0, (0, 2, 3, 5, 6, 7))]
+        for row in (1, 4):
+            torch.testing.assert_close(
+                batch.inputs["photo"].values[row], plain.inputs["photo"].values[row], rtol=0, atol=0, equal_nan=True
+            )
+        kept = [0, 2, 3, 5, 6, 7]
+        assert torch.equal(batch.inputs["photo"].values[kept], others.inputs["photo"].values)
+        assert torch.equal(batch.targets["label"][kept], others.targets["label"])
+        known = [float(i not in (1, 4) or lacking != "class") for i in range(8)]
+        assert batch.targets["label"].sum(1).tolist() == pytest.approx(known)
+        losses, counted = OUTPUTS["label"].build(4, 4).loss(torch.zeros(8, 3), batch.targets["label"])
+        assert counted.tolist() == [share > 0 for share in known]
+        assert losses.isfinite().all()
+
+    def test_a_batch_without_any_image_is_left_alone(self):
+        batch = self.batches(split(inputs=ONE, photo=[None] * 11))[Key(0, 0, (0, 1))]
+        assert batch.inputs == {}
+        assert batch.targets["label"].tolist() == [0, 1]
 
 
 class TestCollate:

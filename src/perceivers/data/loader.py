@@ -3,29 +3,22 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from perceivers.data.augment import (
-    ImageAugmentation,
-    ImageAugmenter,
-    MixSettings,
-    SeriesAugmentation,
-    augment_series,
-    mix_images,
-)
+from perceivers.data.mix import MixSettings, mix_images
 from perceivers.data.prepare import Row, Split
 from perceivers.elements import Batch
 from perceivers.errors import SpecError, near_miss
-from perceivers.inputs import InputSettings, Sample
-from perceivers.inputs.image import ImageInput
-from perceivers.inputs.series import SeriesInput
+from perceivers.inputs import KINDS as INPUTS
+from perceivers.inputs import InputSettings, Sample, Seed
+from perceivers.outputs import KINDS as OUTPUTS
 from perceivers.outputs import OutputSettings
-from perceivers.outputs.category import CategoryOutput
+from perceivers.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -63,49 +56,33 @@ class Order(Sampler[Key]):
 class Augmenter:
     """Augments the samples of the named inputs; each draw is seeded by (seed, epoch, row)."""
 
-    def __init__(
-        self,
-        inputs: Mapping[str, InputSettings],
-        settings: Mapping[str, ImageAugmentation | SeriesAugmentation],
-        seed: int,
-    ) -> None:
+    def __init__(self, inputs: Mapping[str, InputSettings], settings: Mapping[str, Settings], seed: int) -> None:
         self.seed = seed
-        self.settings = dict(settings)
-        self.images: dict[str, ImageAugmenter] = {}
-        for name, setting in settings.items():
-            if name not in inputs:
-                raise SpecError(f"augmentation names '{name}', which is no input.{near_miss(name, inputs)}")
-            kind = inputs[name]
-            if isinstance(setting, ImageAugmentation) != isinstance(kind, ImageInput) or not isinstance(
-                kind, (ImageInput, SeriesInput)
-            ):
-                raise SpecError(f"augmentation of '{name}' does not fit its kind, {kind.kind}.")  # pyright: ignore[reportAttributeAccessIssue]
-            if isinstance(kind, ImageInput) and isinstance(setting, ImageAugmentation):
-                if kind.permute is not None:
-                    raise SpecError(f"'{name}' permutes its pixels, so crops and flips mean nothing; leave them out.")
-                self.images[name] = ImageAugmenter(setting, kind.size, kind.channels)
+        self.changes = {name: _change(name, inputs, setting) for name, setting in settings.items()}
 
     def __call__(self, row: Row, epoch: int, index: int) -> Row:
         """The row with its named inputs augmented; absent ones stay absent."""
-        if not self.settings:
+        if not self.changes:
             return row
         inputs = dict(row.inputs)
-        for number, name in enumerate(sorted(self.settings), start=1):
+        for number, name in enumerate(sorted(self.changes), start=1):
             sample = inputs[name]
             if sample is not None:
-                inputs[name] = self._one(name, sample, (self.seed, epoch, index, number))
+                inputs[name] = self.changes[name](sample, (self.seed, epoch, index, number))
         return replace(row, inputs=inputs)
 
-    def _one(self, name: str, sample: Sample, seed: tuple[int, ...]) -> Sample:
-        setting = self.settings[name]
-        if isinstance(setting, ImageAugmentation):
-            # An image with masked pixels stays as it is: its mask would have to move with it.
-            return sample if sample.mask is not None else replace(sample, values=self.images[name](sample.values, seed))
-        if sample.mask is None:
-            return replace(sample, values=augment_series(sample.values, setting, seed))
-        # Masked steps must not count in the deviation that jitter takes its scale from.
-        real = np.where(sample.mask[:, None], sample.values, np.float32(np.nan))
-        return replace(sample, values=np.nan_to_num(augment_series(real, setting, seed), nan=0.0))
+
+def _change(name: str, inputs: Mapping[str, InputSettings], setting: Settings) -> Callable[[Sample, Seed], Sample]:
+    """What changes samples of the input `name`. Raises `SpecError` where there is none, or it is of another kind."""
+    if name not in inputs:
+        raise SpecError(f"augmentation names '{name}', which is no input.{near_miss(name, inputs)}")
+    kind = inputs[name]
+    if kind.augmentation is None or not isinstance(setting, kind.augmentation):
+        raise SpecError(f"augmentation of '{name}' does not fit its kind, {kind.kind}.")  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        return kind.augmenter(setting)
+    except SpecError as error:
+        raise SpecError(f"augmentation of '{name}': {error}") from None
 
 
 class Batches(Dataset[Batch]):
@@ -126,26 +103,32 @@ class Batches(Dataset[Batch]):
         return batch if self.mix is None else self._mixed(batch, key)
 
     def _check_mix(self) -> None:
-        inputs, outputs = self.split.reader.inputs, self.split.reader.outputs
-        one_image = len(inputs) == 1 and isinstance(next(iter(inputs.values())), ImageInput)
-        if not one_image or not all(isinstance(o, CategoryOutput) for o in outputs.values()):
-            raise SpecError("mixup and cutmix need exactly one input, an image, and only category outputs.")
+        inputs, outputs = self.split.reader.inputs.values(), self.split.reader.outputs.values()
+        if len(inputs) != 1 or not all(kind.mixable for kind in [*inputs, *outputs]):
+            one, several = (" or ".join(n for n, kind in k.items() if kind.mixable) for k in (INPUTS, OUTPUTS))
+            raise SpecError(
+                f"mixup and cutmix need exactly one input, of kind {one}, and only outputs of kind {several}."
+            )
 
     def _mixed(self, batch: Batch, key: Key) -> Batch:
+        """The batch with every sample mixed that is whole and whose targets are known; the others stay as they are."""
         assert self.mix is not None, "only called with a mix"
         assert self.augmenter is not None, "the augmenter knows the seed"
+        if not batch.inputs:
+            return batch
         ((name, elements),) = batch.inputs.items()
-        if elements.mask is not None or any(bool((t < 0).any()) for t in batch.targets.values()):
-            raise SpecError("mixup and cutmix need every image whole and every class known; leave such rows out.")
-        assert elements.grid is not None, "an image has a grid"
-        soft = {
-            output: torch.nn.functional.one_hot(target, len(kind.classes or ())).float()
-            for output, target in batch.targets.items()
-            if isinstance(kind := self.split.reader.outputs[output], CategoryOutput)
-        }
+        assert elements.grid is not None, "what can be mixed lies on a grid"
+        soft = {output: self.split.reader.outputs[output].soft(target) for output, target in batch.targets.items()}
+        whole = torch.ones(batch.size, dtype=torch.bool) if elements.mask is None else elements.mask.all(1)
+        for target in soft.values():
+            whole = whole & (target.sum(-1) > 0)
+        rows = whole.nonzero().flatten()
         cells = elements.values.float().unflatten(1, elements.grid)
-        mixed, targets = mix_images(cells, soft, self.mix, (self.augmenter.seed, key.epoch, key.step))
-        return Batch({name: replace(elements, values=mixed.flatten(1, 2))}, batch.size, targets)
+        some = {output: target[rows] for output, target in soft.items()}
+        mixed, shared = mix_images(cells[rows], some, self.mix, (self.augmenter.seed, key.epoch, key.step))
+        values = cells.index_copy(0, rows, mixed).flatten(1, 2)
+        targets = {output: target.index_copy(0, rows, shared[output]) for output, target in soft.items()}
+        return Batch({name: replace(elements, values=values)}, batch.size, targets)
 
 
 def collate(rows: Sequence[Row], inputs: Mapping[str, InputSettings], outputs: Mapping[str, OutputSettings]) -> Batch:

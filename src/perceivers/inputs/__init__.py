@@ -4,7 +4,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from perceivers.inputs.base import Input, InputSettings, Sample
+from perceivers.inputs.augment_image import ImageAugmentation
+from perceivers.inputs.augment_series import SeriesAugmentation
+from perceivers.inputs.base import Input, InputSettings, Sample, Seed
 from perceivers.inputs.category import CategoryInput
 from perceivers.inputs.image import ImageInput
 from perceivers.inputs.number import NumberInput
@@ -19,6 +21,8 @@ KINDS: dict[str, type[InputSettings]] = {
     "text": TextInput,
 }
 
+AnyAugmentation = Annotated[ImageAugmentation | SeriesAugmentation, Field(discriminator="kind")]
+
 AnyInput = Annotated[ImageInput | SeriesInput | NumberInput | CategoryInput | TextInput, Field(discriminator="kind")]
 
-__all__ = ["KINDS", "AnyInput", "Input", "InputSettings", "Sample"]
+__all__ = ["KINDS", "AnyAugmentation", "AnyInput", "Input", "InputSettings", "Sample", "Seed"]

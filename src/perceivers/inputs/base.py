@@ -11,7 +11,7 @@ A kind is one file: a `…Input` settings class (validated, documented, saved in
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -29,6 +29,9 @@ from perceivers.nn.position import FourierPosition
 from perceivers.nn.streamed import Streamed
 from perceivers.settings import Settings
 from perceivers.sources import Source
+
+# Whole numbers ≥ 0, as (run seed, epoch, sample index): all that decides a change of a sample.
+Seed = Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,10 @@ class InputSettings(Settings, ABC):
     """A string cell may be a path, which is relative to its table."""
     reads_columns: ClassVar[bool] = False
     """It names its table columns itself, as `table_columns` gives them; each cell of one is masked by itself."""
+    augmentation: ClassVar[type[Settings] | None] = None
+    """The settings that say how a training sample is changed; None: it never is. Then listed in `AnyAugmentation`."""
+    mixable: ClassVar[bool] = False
+    """Two samples can be mixed, as MixUp and CutMix do: they are numbers on one and the same grid of two axes."""
     statistics_from: ClassVar[int | None] = None
     """`fit` learns from at most so many training samples, spread evenly over the split; None: from all."""
     nan: Literal["mask", "error"] = "mask"
@@ -111,6 +118,14 @@ class InputSettings(Settings, ABC):
     def fit(self, samples: Iterable[Sample]) -> Self:
         """These settings, completed from training samples. Kinds with nothing to learn return themselves."""
         return self
+
+    def augmenter(self, setting: Any) -> Callable[[Sample, Seed], Sample]:
+        """What changes a training sample as `setting`, of the class `augmentation`, says; only the seed decides how.
+
+        The sample itself is left as it is. It goes to other processes, so it must pickle. Raises `SpecError` for a
+        setting that these settings do not allow.
+        """
+        raise AssertionError(f"{type(self).__name__} has no augmentation")
 
     def completed(self) -> tuple[Self, str | None]:
         """These settings with neutral values for what training would learn, so that they build.

@@ -1,7 +1,7 @@
 """`image`: any channel count and size, as pixels, patches, a 1×1 convolution or a convolution stem."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -11,11 +11,13 @@ from pydantic import Field, PositiveInt
 
 from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError
-from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid, moments
+from perceivers.inputs.augment_image import ImageAugmentation, ImageAugmenter
+from perceivers.inputs.base import Input, InputSettings, Sample, Seed, collate_grid, moments
 from perceivers.inputs.decode import read_image
 from perceivers.inputs.grid import GridInput
 from perceivers.inputs.lift import ImageLift, Pixels
 from perceivers.inputs.position import Fourier, NoPosition, Position
+from perceivers.settings import Settings
 from perceivers.sources import Source
 
 
@@ -23,6 +25,8 @@ class ImageInput(InputSettings):
     """An image: height × width × channels, values in the file's own units (0–255 for 8-bit)."""
 
     reads_files: ClassVar[bool] = True
+    augmentation: ClassVar[type[Settings] | None] = ImageAugmentation
+    mixable: ClassVar[bool] = True
     statistics_from: ClassVar[int | None] = 2000  # means settle long before
     kind: Literal["image"] = "image"
     size: tuple[PositiveInt, PositiveInt]
@@ -90,6 +94,12 @@ class ImageInput(InputSettings):
             return self
         mean, std = moments(samples, self.channels)
         return self.with_changes(mean=self.mean or mean, std=self.std or std)
+
+    def augmenter(self, setting: ImageAugmentation) -> Callable[[Sample, Seed], Sample]:
+        """Crops, flips, RandAugment and erasing. Raises `SpecError` for permuted pixels and for channels too many."""
+        if self.permute is not None:
+            raise SpecError("the input permutes its pixels, so crops and flips mean nothing; leave them out.")
+        return ImageAugmenter(setting, self.size, self.channels).sample
 
     def completed(self) -> tuple[Self, str | None]:
         """With mean 0 and standard deviation 1 where they are not known; no count depends on them."""

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal, Self
 
@@ -15,10 +16,12 @@ from perceivers.bounded import GB, check_bounded
 from perceivers.cells import number
 from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError
-from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid, moments
+from perceivers.inputs.augment_series import SeriesAugmentation, augment_series_sample
+from perceivers.inputs.base import Input, InputSettings, Sample, Seed, collate_grid, moments
 from perceivers.inputs.grid import GridInput
 from perceivers.inputs.lift import Samples, SeriesLift
 from perceivers.inputs.position import Fourier, Learned, NoPosition, Position
+from perceivers.settings import Settings
 from perceivers.sources import Source
 
 MOST_BYTES = 1 * GB
@@ -34,6 +37,7 @@ class SeriesInput(InputSettings):
     """
 
     reads_files: ClassVar[bool] = True
+    augmentation: ClassVar[type[Settings] | None] = SeriesAugmentation
     kind: Literal["series"] = "series"
     channels: PositiveInt = 1
     rate: PositiveFloat | None = None
@@ -143,6 +147,10 @@ class SeriesInput(InputSettings):
             return self
         mean, std = moments(samples, self.channels)
         return self.with_changes(mean=self.mean or mean, std=self.std or std)
+
+    def augmenter(self, setting: SeriesAugmentation) -> Callable[[Sample, Seed], Sample]:
+        """Jitter and scaling."""
+        return partial(augment_series_sample, settings=setting)
 
     def completed(self) -> tuple[Self, str | None]:
         """With mean 0 and standard deviation 1 where they are not known; no count depends on them."""

@@ -32,6 +32,8 @@ class LearnedQuery(Settings):
 class OutputSettings(Settings, ABC):
     """What every output kind has."""
 
+    mixable: ClassVar[bool] = False
+    """A target can be shared out among several answers, as MixUp and CutMix do: `soft` gives the shares."""
     curves: ClassVar[tuple[str, ...]] = ()
     """The scores, of those that the metrics give, that the picture of a run shows; all on one scale up to 1."""
     query: LearnedQuery = LearnedQuery()
@@ -73,6 +75,10 @@ class OutputSettings(Settings, ABC):
     @abstractmethod
     def collate(self, targets: Sequence[Any]) -> Tensor:
         """Parsed targets as a tensor with B rows."""
+
+    def soft(self, target: Tensor) -> Tensor:
+        """A collated target as shares (B, K) that the loss takes too; a row of zeros where it is not known."""
+        raise AssertionError(f"targets of {type(self).__name__} have no shares")
 
     @abstractmethod
     def build(self, query_channels: int, read_channels: int, averaging: bool = False) -> "Output":

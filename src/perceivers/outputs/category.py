@@ -24,6 +24,7 @@ _CONFUSION = "confusion"
 class CategoryOutput(OutputSettings):
     """One class of `classes`: cross-entropy, accuracy, probabilities with names."""
 
+    mixable: ClassVar[bool] = True
     curves: ClassVar[tuple[str, ...]] = ("accuracy", "f1")
     kind: Literal["category"] = "category"
     classes: tuple[str, ...] | None = None
@@ -77,6 +78,11 @@ class CategoryOutput(OutputSettings):
         """(B,) int64; −1 is unknown."""
         return torch.tensor(targets, dtype=torch.int64)
 
+    def soft(self, target: Tensor) -> Tensor:
+        """(B, K): 1 for the class, zeros where it is unknown."""
+        assert self.classes is not None, "classes are known here"
+        return F.one_hot(target.clamp(min=0), len(self.classes)).float() * (target >= 0)[:, None]
+
     def build(self, query_channels: int, read_channels: int, averaging: bool = False) -> "CategoryHead":
         """The module."""
         if self.classes is None:
@@ -102,12 +108,15 @@ class CategoryHead(Output):
         self.label_smoothing = settings.label_smoothing
 
     def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy in nats; targets are indices (B,) with −1 unknown, or class probabilities (B, K)."""
+        """Cross-entropy in nats; targets are indices (B,), or probabilities (B, K) of the classes.
+
+        Unknown are −1 and a row of zeros.
+        """
         logits = prediction.float()
         smoothing = self.label_smoothing if self.training else 0.0
         if target.ndim == 2:
-            known = torch.ones(len(target), dtype=torch.bool, device=target.device)
-            return F.cross_entropy(logits, target.float(), reduction="none", label_smoothing=smoothing), known
+            losses = F.cross_entropy(logits, target.float(), reduction="none", label_smoothing=smoothing)
+            return losses, target.sum(-1) > 0
         known = target >= 0
         losses = F.cross_entropy(logits, target.clamp(min=0), reduction="none", label_smoothing=smoothing)
         return losses, known

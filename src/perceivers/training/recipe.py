@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from perceivers.data.augment import ImageAugmentation, MixSettings, SeriesAugmentation
+from perceivers.data.mix import MixSettings
 from perceivers.data.settings import DataSettings
 from perceivers.errors import SpecError, near_miss
+from perceivers.inputs import AnyAugmentation
 from perceivers.models.spec import Spec
 from perceivers.plain_yaml import read_yaml, yaml_text
 from perceivers.settings import Settings, parse_settings
@@ -18,7 +19,6 @@ from perceivers.training.schedules import Cosine, ScheduleSettings
 
 # Of a moment's running mean.
 Beta = Annotated[float, Field(ge=0, lt=1)]
-Augmentation = Annotated[ImageAugmentation | SeriesAugmentation, Field(discriminator="kind")]
 
 
 class TrainingSettings(Settings):
@@ -44,7 +44,7 @@ class TrainingSettings(Settings):
     """Decay of the averaged weights, which are then the ones evaluated and saved; None: no averaging."""
     input_dropout: Mapping[str, Annotated[float, Field(ge=0, lt=1)]] = Field(default_factory=dict)
     """Probability per input of being absent for a sample; never all of a sample's inputs at once."""
-    augment: Mapping[str, Augmentation] = Field(default_factory=dict)
+    augment: Mapping[str, AnyAugmentation] = Field(default_factory=dict)
     """Per input."""
     mix: MixSettings = MixSettings()
     """MixUp and CutMix, for models of one image input and category outputs."""

@@ -1,23 +1,24 @@
-"""Augmentation: seeded changes of training samples. The same seed gives the same change in any process and any order.
+"""Seeded changes of training images. The same seed gives the same change in any process and any order.
 
-Only the seed decides: every global random state is as it was after a call. Image changes come from torchvision v2.
+Only the seed decides: every global random state is as it was after a call. The changes come from torchvision v2.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Shaped
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from jaxtyping import Shaped
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from perceivers.errors import DataError, SpecError, missing_extra
+from perceivers.inputs.base import Sample, Seed
 from perceivers.settings import Settings
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Seed = Sequence[int]
 
 _GREY = 128  # what DeepMind's training code fills with where RandAugment moves the image away [models.md §4.4]
 _LEVELS = 11  # magnitudes 0 to 10, the scale of the same code
@@ -76,25 +77,6 @@ class ImageAugmentation(Settings):
     """Probability that a random rectangle of 2 % to 33 % of the image becomes 0 (Zhong et al. 2017)."""
 
 
-class SeriesAugmentation(Settings):
-    """What is done to a training series; the default is nothing."""
-
-    kind: Literal["series"] = "series"
-    jitter: NonNegativeFloat = 0.0
-    """Standard deviation of the normal noise on each value, as a share of the channel's own in this sample."""
-    scaling: NonNegativeFloat = 0.0
-    """Each channel is multiplied by exp(normal noise of this standard deviation): 0.1 is about ± 10 %."""
-
-
-class MixSettings(Settings):
-    """Mixing two samples of a batch; 0 is off. With both, one half of the batch is for each [models.md §4.4]."""
-
-    mixup: NonNegativeFloat = 0.0
-    """α of the Beta(α, α) that the shares of two whole images come from (Zhang et al. 2018); Perceiver IO: 0.2."""
-    cutmix: NonNegativeFloat = 0.0
-    """α of the Beta(α, α) that the box from the other image takes its area from (Yun et al. 2019); Perceiver IO: 1."""
-
-
 def check_channels(settings: ImageAugmentation, channels: int) -> None:
     """Raises `SpecError` when an operation of `settings` cannot work on images of `channels` channels."""
     if settings.rand_augment is not None and channels not in (1, 3):
@@ -105,7 +87,7 @@ def check_channels(settings: ImageAugmentation, channels: int) -> None:
 
 
 class ImageAugmenter:
-    """`augmenter(image, seed)`: one training image, changed.
+    """`augmenter(image, seed)`: one training image, changed. `augmenter.sample(sample, seed)`: its mask with it.
 
     Made once for images of one `size` (height, width) and number of `channels`. Raises `SpecError` as
     `check_channels`, and `PerceiversError` when torchvision is missing.
@@ -129,12 +111,30 @@ class ImageAugmenter:
     def __call__(self, image: Shaped[np.ndarray, "h w C"], seed: Seed) -> Shaped[np.ndarray, "H W C"]:
         """A new image of the same shape and type: uint8 or, without RandAugment, float32.
 
-        `seed`: whole numbers ≥ 0, as (run seed, epoch, sample index). With an Inception crop the image may have another
-        height and width than `size`; the result has `size`. RandAugment, erasing and Inception crops borrow torch's
-        global random state for the call: no other thread of the process may draw from it meanwhile. Raises `DataError`
-        for images of another shape or type.
+        `seed`: whole numbers ≥ 0, as (run seed, epoch, sample index). RandAugment, erasing and Inception crops borrow
+        torch's global random state for the call: no other thread of the process may draw from it meanwhile. Raises
+        `DataError` for images of another shape or type.
         """
         self._check(image)
+        return self._changed(image, seed)
+
+    def sample(self, sample: Sample, seed: Seed) -> Sample:
+        """The image of `sample`, changed, and its mask moved, flipped and cut as the pixels are.
+
+        What comes in from outside and what is erased is 0 and real, masked or not before. Raises as a call does; masked
+        pixels are in images of float32, which RandAugment does not take.
+        """
+        if sample.mask is None:
+            return replace(sample, values=self(sample.values, seed))
+        image = np.where(sample.mask[..., None], sample.values, 0).astype(np.float32)
+        self._check(image)
+        # One more channel, 1 where a pixel is masked: a pixel that is resized from a masked one is then above 0.
+        lost = (~sample.mask[..., None]).astype(np.float32)
+        changed = self._changed(np.concatenate([image, lost], axis=-1), seed)
+        mask = changed[..., -1] <= 0
+        return replace(sample, values=np.ascontiguousarray(changed[..., :-1]), mask=None if mask.all() else mask)
+
+    def _changed(self, image: np.ndarray, seed: Seed) -> np.ndarray:
         # torch takes no mirrored views, and warns about read-only memory such as that of a memory map.
         pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
         random = np.random.default_rng(seed)
@@ -147,9 +147,7 @@ class ImageAugmenter:
 
     def _check(self, image: np.ndarray) -> None:
         types = (np.uint8,) if self._ops else (np.uint8, np.float32)
-        free = self._area is not None and image.ndim == 3 and image.size > 0
-        fits = image.shape[2] == self.shape[2] if free else image.shape == self.shape
-        if image.dtype not in types or not fits:
+        if image.dtype not in types or image.shape != self.shape:
             raise DataError(
                 f"augmentation wants images of shape {self.shape} and type {' or '.join(t.__name__ for t in types)}, "
                 f"got {image.shape} {image.dtype}."
@@ -171,84 +169,6 @@ class ImageAugmenter:
         if self._area:
             pixels = self._resize(pixels, list(self.shape[:2]), antialias=True)
         return self._erase(pixels) if self._erase else pixels
-
-
-def augment_series(
-    values: Float32[np.ndarray, "T C"], settings: SeriesAugmentation, seed: Seed
-) -> Float32[np.ndarray, "T C"]:
-    """A new series: jittered about its values, then scaled per channel. NaN stays NaN, infinity infinity.
-
-    `seed`: whole numbers ≥ 0, as (run seed, epoch, sample index). Series that must not share their noise, such as two
-    inputs of one sample, need one more number each.
-    """
-    random = np.random.default_rng(seed)
-    changed = values.copy()
-    if settings.jitter:
-        scale = (settings.jitter * _deviation(values)).astype(np.float32)
-        changed += random.standard_normal(values.shape, dtype=np.float32) * scale
-    if settings.scaling:
-        changed *= np.exp(settings.scaling * random.standard_normal(values.shape[1], dtype=np.float32))
-    return changed
-
-
-def _deviation(values: Float32[np.ndarray, "T C"]) -> Float64[np.ndarray, " C"]:
-    """Standard deviation of each channel over its finite values: one NaN must not make the whole channel NaN."""
-    wide = np.ascontiguousarray(values.T, dtype=np.float64)  # channels first: sums along memory take a quarter
-    if len(values) and np.isfinite(total := wide.sum(1)).all():  # the sum of a channel is finite only if all of it is
-        wide -= total[:, None] / len(values)
-        return np.sqrt(np.square(wide, out=wide).sum(1) / len(values))
-    finite = np.isfinite(wide)
-    count = np.maximum(finite.sum(1, keepdims=True), 1)
-    centred = np.where(finite, wide - np.where(finite, wide, 0).sum(1, keepdims=True) / count, 0)
-    return np.sqrt((centred**2).sum(1) / count[:, 0])
-
-
-def mix_images(
-    values: Float[Tensor, "B H W C"],
-    targets: Mapping[str, Float[Tensor, "B K"]],
-    settings: MixSettings,
-    seed: Seed,
-) -> tuple[Float[Tensor, "B H W C"], dict[str, Float[Tensor, "B K"]]]:
-    """Each image and its soft targets mixed with those of its neighbour in the batch; new tensors.
-
-    With only one of the two on, all of the batch is mixed by it; with both, the first half by MixUp and the second by
-    CutMix. Each image has a share (or box) of its own, as in DeepMind's training code; torchvision's MixUp and CutMix
-    draw one per batch and know one target. `seed`: whole numbers ≥ 0, as (run seed, step). The batch must be shuffled.
-    """
-    random = np.random.default_rng(seed)
-    batch, height, width, _ = values.shape
-    half = batch // 2 if settings.mixup and settings.cutmix else batch if settings.mixup else 0
-    exact = torch.promote_types(values.dtype, torch.float32)
-    kept = torch.ones(batch, height, width, dtype=exact, device=values.device)
-    if half:
-        shares = random.beta(settings.mixup, settings.mixup, half)
-        kept[:half] = torch.from_numpy(shares).to(kept)[:, None, None]
-    if settings.cutmix and half < batch:
-        boxes = _outside_boxes(random, settings.cutmix, batch - half, height, width)
-        kept[half:] = torch.from_numpy(boxes).to(kept)
-    # Neighbours within each part, so that a share never reaches over from one kind of mixing to the other.
-    other = torch.cat([torch.arange(half).roll(1), half + torch.arange(batch - half).roll(1)]).to(values.device)
-    mixed = _blend(values, values[other], kept[..., None])
-    share = kept.mean((1, 2))[:, None]
-    return mixed, {name: _blend(target, target[other], share) for name, target in targets.items()}
-
-
-def _blend(one: Tensor, other: Tensor, share: Tensor) -> Tensor:
-    # `where` keeps what is wholly from one image exact, even beside a NaN in the other.
-    both = share * one + (1 - share) * other
-    return torch.where(share == 1, one, torch.where(share == 0, other, both)).to(one.dtype)
-
-
-def _outside_boxes(random: np.random.Generator, alpha: float, count: int, height: int, width: int) -> np.ndarray:
-    """(count, height, width) True outside a box of area 1 − λ, λ ~ Beta(α, α), about a uniform centre, cut at edges."""
-    side = np.sqrt(1 - random.beta(alpha, alpha, count))[:, None]
-    inside = []
-    for length in (height, width):
-        centre = random.integers(length, size=count)[:, None]
-        reach = (0.5 * side * length).astype(np.int64)
-        position = np.arange(length)
-        inside.append((position >= centre - reach) & (position < centre + reach))
-    return ~(inside[0][:, :, None] & inside[1][:, None, :])
 
 
 @contextmanager
