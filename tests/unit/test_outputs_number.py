@@ -59,16 +59,54 @@ def test_losses_on_the_standardised_scale_over_the_known_columns(loss, formula, 
     assert not prediction.grad[2].any()
 
 
-def test_metrics_in_the_columns_units():
+def scores(module, prediction, target):
+    metrics = module.metrics()
+    module.measure(metrics, prediction, target)
+    return module.scores({name: metric for name, metric in metrics.items() if metric.update_called})
+
+
+def test_metrics_of_each_column_in_its_unit():
     module = TWO.build(4, 4)
     metrics = module.metrics()
     target = torch.tensor([[11.0, 0.0], [NAN, 1.0], [NAN, NAN]])
     module.measure(metrics, PREDICTION, target)
     module.measure(metrics, PREDICTION, torch.full((3, 2), NAN))
-    errors = [12.0 - 11.0, -1.0 - 0.0, 1.5 - 1.0]
-    assert metrics["mae"].compute().item() == pytest.approx(sum(map(abs, errors)) / 3)
-    assert metrics["rmse"].compute().item() == pytest.approx(math.sqrt(sum(e * e for e in errors) / 3))
-    assert TWO.headline == ("mae", "min")
+    assert metrics["mae_x"].compute().item() == pytest.approx(12.0 - 11.0)
+    assert metrics["mae_y"].compute().item() == pytest.approx((1.0 + 0.5) / 2)
+    assert metrics["rmse_y"].compute().item() == pytest.approx(math.sqrt((1.0 + 0.25) / 2))
+    assert metrics["standardised_mae"].compute().item() == pytest.approx((1.0 / 2 + 1.0 / 0.5 + 0.5 / 0.5) / 3)
+    found = module.scores(metrics)
+    assert set(found) == set(metrics) | {"r2"}
+    assert math.isnan(found["r2"]), "one target of x tells no R²"
+    assert TWO.headline == ("standardised_mae", "min")
+    assert NumberOutput().headline == NumberOutput(columns=("x",)).headline == ("mae", "min")
+
+
+def test_always_answering_the_mean_explains_nothing():
+    """Age and income: their pooled R² would be 0.7, only because the two columns differ from each other."""
+    random = torch.Generator().manual_seed(0)
+    noise = torch.randn(50, 2, generator=random, dtype=torch.float64)
+    target = torch.tensor([40.0, 50_000.0]) + noise * torch.tensor([15.0, 20_000.0])
+    settings = NumberOutput(columns=("age", "income")).fit(map(tuple, target.tolist()))
+    found = scores(settings.build(4, 4), torch.zeros(50, 2), target)
+    assert [found[name] for name in ("r2_age", "r2_income", "r2")] == pytest.approx([0.0, 0.0, 0.0], abs=1e-9)
+    assert 10 < found["mae_age"] < 15
+    assert found["mae_income"] > 10_000
+    assert 0.6 < found["standardised_mae"] < 1
+
+
+def test_the_headline_minds_every_column():
+    settings = NumberOutput(columns=("age", "income"), mean=(40.0, 50_000.0), std=(15.0, 20_000.0))
+    module, target = settings.build(4, 4), torch.tensor([[25.0, 50_000.0], [55.0, 50_001.0]])
+    good = scores(module, torch.tensor([[-1.0, 0.1], [1.0, -0.1]]), target)
+    poor = scores(module, torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), target)
+    assert good["standardised_mae"] < poor["standardised_mae"]
+
+
+def test_a_column_without_targets_is_not_scored():
+    found = scores(TWO.build(4, 4), PREDICTION, torch.tensor([[11.0, NAN], [12.0, NAN], [NAN, NAN]]))
+    assert set(found) == {"standardised_mae", "mae_x", "rmse_x", "r2_x", "r2"}
+    assert found["r2"] == found["r2_x"]
 
 
 def test_answers_in_the_columns_units():

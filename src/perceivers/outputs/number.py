@@ -91,8 +91,8 @@ class NumberOutput(OutputSettings):
 
     @property
     def headline(self) -> tuple[str, Literal["max", "min"]]:
-        """Mean absolute error, the lower the better."""
-        return "mae", "min"
+        """Mean absolute error, the lower the better; of several columns on the scale of the training split."""
+        return ("standardised_mae" if len(self.columns or ()) > 1 else "mae"), "min"
 
 
 class NumberHead(Output):
@@ -106,6 +106,7 @@ class NumberHead(Output):
         assert settings.std is not None, "built from complete settings"
         super().__init__(settings.query, query_channels, read_channels, len(settings.mean), averaging)
         self.columns = settings.columns
+        self.several = len(settings.mean) > 1
         self.criterion = _LOSSES[settings.loss]
         self.register_buffer("mean", torch.tensor(settings.mean, dtype=torch.float64), persistent=False)
         self.register_buffer("std", torch.tensor(settings.std, dtype=torch.float64), persistent=False)
@@ -122,24 +123,45 @@ class NumberHead(Output):
         return prediction.double() * self.std + self.mean
 
     def metrics(self) -> "dict[str, Metric]":
-        """Mean absolute error, root mean squared error (the columns' units) and R², over all columns together."""
+        """Mean absolute error, root mean squared error (the columns' units) and R².
+
+        Several columns: of each one, `mae_column` and so on; and `standardised_mae`, in the training targets' standard
+        deviations, over all of them.
+        """
         from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score
 
-        found = {"mae": MeanAbsoluteError(), "rmse": MeanSquaredError(squared=False), "r2": R2Score()}
+        found: dict[str, Metric] = {"standardised_mae": MeanAbsoluteError()} if self.several else {}
+        for end in self._endings():
+            found |= {f"mae{end}": MeanAbsoluteError(), f"rmse{end}": MeanSquaredError(squared=False)}
+            found[f"r2{end}"] = R2Score()
         return {name: metric.set_dtype(torch.float64) for name, metric in found.items()}
 
     def measure(self, metrics: "Mapping[str, Metric]", prediction: Tensor, target: Tensor) -> None:
         """Add a batch; unknown targets are left out."""
         real = target.isfinite()
-        if not bool(real.any()):
-            return
-        # About one number for all columns, which changes no score: R² adds up squares, and those of times of 1.7e9 s
-        # would leave nothing of their differences.
-        centre = self.mean.mean()
-        for metric in metrics.values():
-            metric.update((self.physical(prediction) - centre)[real], (target.double() - centre)[real])
+        if self.several and bool(real.any()):
+            wanted = (target.double() - self.mean) / self.std
+            metrics["standardised_mae"].update(prediction.double()[real], wanted[real])
+        # About the column's mean, which changes no score: R² adds up squares, and those of times of 1.7e9 s would leave
+        # nothing of their differences.
+        given, wanted = prediction.double() * self.std, target.double() - self.mean
+        for column, end in enumerate(self._endings()):
+            known = real[:, column]
+            if bool(known.any()):
+                for score in ("mae", "rmse", "r2"):
+                    metrics[f"{score}{end}"].update(given[known, column], wanted[known, column])
+
+    def scores(self, metrics: "Mapping[str, Metric]") -> dict[str, float]:
+        """What the metrics say; of several columns also `r2`, the mean of theirs. A column without targets has none."""
+        found = super().scores(metrics)
+        shares = [value for name, value in found.items() if name.startswith("r2_")]
+        return {**found, "r2": sum(shares) / len(shares)} if self.several and shares else found
+
+    def _endings(self) -> list[str]:
+        """What stands behind the name of a score of each column."""
+        return [f"_{column}" for column in self.columns or ()] if self.several else [""]
 
     def answer(self, name: str, prediction: Tensor) -> list[dict[str, Any]]:
         """{name: number} a sample, or {name_column: number, …} for several columns."""
-        columns = [name] if self.columns is None or len(self.columns) == 1 else [f"{name}_{c}" for c in self.columns]
+        columns = [f"{name}{end}" for end in self._endings()]
         return [dict(zip(columns, row, strict=True)) for row in self.physical(prediction).tolist()]
