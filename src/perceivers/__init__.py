@@ -6,18 +6,32 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from perceivers.data.look import tables as tables
+    from perceivers.data.named import data_sets as data_sets
+    from perceivers.data.pictures import picture_grid as picture_grid
     from perceivers.models.build import build as build
+    from perceivers.models.presets import presets as presets
     from perceivers.models.weights import load as load
     from perceivers.predictor import Predictor as Predictor
     from perceivers.predictor import predict as predict
     from perceivers.sources import Source as Source
+    from perceivers.training.draft import draft_recipe as draft_recipe
+    from perceivers.training.draft import init as init
     from perceivers.training.evaluate import evaluate as evaluate
+    from perceivers.training.plan import plan as plan
     from perceivers.training.run import train as train
 
 # Public names and where they live. Nothing heavy is imported until a name is used.
 _PUBLIC = {
     "build": "perceivers.models.build",
     "load": "perceivers.models.weights",
+    "presets": "perceivers.models.presets",
+    "init": "perceivers.training.draft",
+    "draft_recipe": "perceivers.training.draft",
+    "plan": "perceivers.training.plan",
+    "data_sets": "perceivers.data.named",
+    "tables": "perceivers.data.look",
+    "picture_grid": "perceivers.data.pictures",
     "train": "perceivers.training.run",
     "evaluate": "perceivers.training.evaluate",
     "predict": "perceivers.predictor",
@@ -25,7 +39,23 @@ _PUBLIC = {
     "Source": "perceivers.sources",
 }
 
-__all__ = ["Predictor", "Source", "__version__", "build", "evaluate", "load", "predict", "train"]
+__all__ = [
+    "Predictor",
+    "Source",
+    "__version__",
+    "build",
+    "data_sets",
+    "draft_recipe",
+    "evaluate",
+    "init",
+    "load",
+    "picture_grid",
+    "plan",
+    "predict",
+    "presets",
+    "tables",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,6 @@
 """`predict` and `Predictor`: raw values in, answers out, in the order given. A bad row is a row with an `error`."""
 
+import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -82,6 +83,26 @@ class Predictor:
         table = Table({name: [cell] for name, cell in cells.items()} or {"": [None]}, where)
         return next(self._answer([lambda: self._row(self._present(table, quiet=True), table, 0)], strict=True))
 
+    def lines(
+        self, lines: Iterable[bytes], strict: bool = False, name: str = "standard input"
+    ) -> Iterator[dict[str, Any]]:
+        """One answer a line, as soon as the line is there. A line is a line of a .jsonl table: column → cell.
+
+        Empty lines have no answer, but count in `row`. A line that cannot be read is {"row": …, "error": …}, or raises
+        when `strict`. name: heads the messages.
+        """
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            where = f"{name}, line {number}"
+            try:
+                answer = self.record(_record(line, where), where)
+            except DataError as error:
+                if strict:
+                    raise
+                answer = {"error": str(error)}
+            yield {"row": number, **answer}
+
     def _present(self, table: Table, quiet: bool = False) -> Reader:
         """What this table can be read for: a `DataError` when it is nothing, a warning of missing columns."""
         reader = self.reader.present(table)
@@ -163,6 +184,20 @@ class Predictor:
             raise DataError(next(iter(failed.values())))
         ready = ({"error": failed[i]} if i in failed else answer for i, answer in enumerate(answers))
         return [next(ready) if isinstance(row, Row) else {"error": row} for row in rows]
+
+
+def _record(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: this is not UTF-8: byte {error.start} is 0x{line[error.start]:02x}.") from None
+    except RecursionError:
+        raise DataError(f"{where}: this is not JSON: it is nested too deep.") from None
+    except ValueError as error:
+        raise DataError(f"{where}: this is not JSON: {error}.") from None
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: a line must be a JSON object: column → cell.")
+    return record
 
 
 def check_output(path: Path) -> None:

@@ -11,7 +11,7 @@ from perceivers.cli import init, plan, presets
 from perceivers.errors import PerceiversError
 from perceivers.models.presets import PRESETS
 from perceivers.models.spec import as_spec
-from perceivers.training.recipe import read_recipe
+from perceivers.training.recipe import as_recipe, read_recipe
 
 app = typer.Typer()
 app.command()(init.init)
@@ -66,8 +66,24 @@ def test_init_makes_folders(tmp_path):
     assert read_recipe(tmp_path / "new" / "words.yaml").data.source == "../words.csv"
 
 
+def test_init_prints_a_recipe(tmp_path):
+    printed = run("init", "words.csv", "--target", "kind", "--out", "-")
+    assert as_recipe(yaml.safe_load(printed)).data.source == "words.csv"
+    assert not (tmp_path / "-").exists()
+    assert not (tmp_path / "recipe.yaml").exists()
+
+
+def test_init_looks_at_table_and_target_first():
+    """What is wrong with the question comes before what is in the way of its answer."""
+    arguments = ("--out", "words.yaml")
+    assert "there is no column 'knd'" in fails("init", "words.csv", "--target", "knd", *arguments)
+    assert "word.csv: there is no such file" in fails("init", "word.csv", "--target", "kind", *arguments)
+
+
 def test_init_never_overwrites(tmp_path):
-    assert "'words.yaml' exists and is left as it is" in fails("init", "words.csv", "--out", "words.yaml")
+    assert "'words.yaml' exists and is left as it is" in fails(
+        "init", "words.csv", "--target", "kind", "--out", "words.yaml"
+    )
     assert (tmp_path / "words.yaml").read_text() == RECIPE
 
 

@@ -65,16 +65,17 @@ def show(
     count: Annotated[int, typer.Option(min=1, max=400, help="How many samples the picture shows.")] = 32,
 ) -> None:
     """Print what a data set or table holds, and draw a grid of its samples."""
+    from perceivers.data.look import tables as tables_of
     from perceivers.data.named import NAMED
     from perceivers.data.pictures import picture_grid
 
-    if what in NAMED:
-        data, stem = NAMED[what], what
-        tables = data.load()
+    own = Path(what).exists() or what not in NAMED
+    stem = (Path(what).stem or "table") if own else what
+    tables = tables_of(what)
+    if not own:
+        data = NAMED[what]
         for line in ("title", "licence", "licence_note", "source", "citation", "modality", "splits"):
             typer.echo(f"{line.replace('_', ' ')}: {getattr(data, line)}")
-    else:
-        tables, stem = _own_tables(what), Path(what).stem or "table"
     if label != "label":
         next(iter(tables.values())).column(label)  # a column that was asked for must be there; the default may not be
     _print_columns(next(iter(tables.values())))
@@ -92,21 +93,6 @@ def _description(data: "NamedData") -> dict[str, Any]:
         "outputs": dict(data.outputs),
         "at_hand": data.at_hand,
     }
-
-
-def _own_tables(what: str) -> "dict[str, Table]":
-    from perceivers.data.files import has_splits, read_splits, read_table
-    from perceivers.data.named import NAMED
-    from perceivers.errors import DataError, near_miss
-
-    path = Path(what)
-    if not path.exists():
-        known = ", ".join(NAMED)
-        raise DataError(
-            f"'{what}' is neither a file or folder nor a named data set.{near_miss(what, NAMED)} "
-            f"Named data sets: {known}."
-        )
-    return read_splits(path) if has_splits(path) else {"all": read_table(path)}
 
 
 def _print_columns(table: "Table") -> None:

@@ -2,15 +2,12 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from perceivers.models.plan import Plan
-    from perceivers.models.spec import Spec
-    from perceivers.training.recipe import Recipe
 
 
 def plan(
@@ -25,49 +22,13 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Parameters, FLOPs and memory of a model, before anything is allocated."""
-    from perceivers.models.plan import plan as run
+    from perceivers.training.plan import plan as run
 
-    spec, recipe = _spec(what, overrides or [])
-    training = recipe.training if recipe else None
-    size = batch or (training.batch_size if training else 1)
-    made = run(spec, size, averages=training is not None and training.ema is not None)
+    made = run(what, overrides or [], batch)
     if as_json:
         print(json.dumps(_plain(what, made), indent=1, ensure_ascii=False))
     else:
         _show(what, made)
-
-
-def _spec(what: str, overrides: list[str]) -> "tuple[Spec, Recipe | None]":
-    from perceivers.errors import SpecError, near_miss
-    from perceivers.models.presets import PRESETS
-    from perceivers.models.spec import as_spec
-    from perceivers.training.recipe import read_recipe, with_overrides
-
-    path = Path(what)
-    if what in PRESETS and not path.is_file():
-        changed = with_overrides(PRESETS[what].spec, overrides)
-        return as_spec(changed, f"preset {what}"), None
-    if not path.is_file() and path.suffix not in (".yaml", ".yml"):
-        raise SpecError(
-            f"'{what}' is neither a recipe file nor a preset.{near_miss(what, PRESETS)} Presets: {', '.join(PRESETS)}."
-        )
-    recipe = read_recipe(path, overrides)
-    return _with_known_classes(recipe), recipe
-
-
-def _with_known_classes(recipe: "Recipe") -> "Spec":
-    """The recipe's spec with the classes of a named data set, which are known without looking at its data."""
-    from perceivers.data.named import NAMED
-
-    spec, source = recipe.model, recipe.data.source
-    if source not in NAMED:
-        return spec
-    known = {
-        name: kind.with_labels(NAMED[source].classes)
-        for name, kind in spec.outputs.items()
-        if recipe.data.columns.get(name, name) in NAMED[source].outputs
-    }
-    return spec.with_changes(outputs={**spec.outputs, **known})
 
 
 def _plain(what: str, made: "Plan") -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +26,7 @@ def predict(
     reporter = Reporter(quiet)
     predictor = Predictor(model, device)
     if inputs == ["-"]:
-        rows = _standard_input(predictor, strict)
+        rows = predictor.lines(sys.stdin.buffer, strict)
         if out is not None:
             from perceivers.data.files import write_rows
 
@@ -56,36 +55,3 @@ def _line(row: dict[str, Any]) -> str:
     except UnicodeEncodeError:  # a file's name need not be Unicode
         return json.dumps(row)
     return text
-
-
-def _standard_input(predictor: Any, strict: bool) -> Iterator[dict[str, Any]]:
-    """One answer a line, as soon as the line is there. A line is what a line of a .jsonl table is: column → cell."""
-    from perceivers.errors import DataError
-
-    for number, line in enumerate(sys.stdin.buffer, start=1):
-        if not line.strip():
-            continue
-        where = f"standard input, line {number}"
-        try:
-            answer = predictor.record(_record(line, where), where)
-        except DataError as error:
-            if strict:
-                raise
-            answer = {"error": str(error)}
-        yield {"row": number, **answer}
-
-
-def _record(line: bytes, where: str) -> dict[str, Any]:
-    from perceivers.errors import DataError
-
-    try:
-        record = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: this is not UTF-8: byte {error.start} is 0x{line[error.start]:02x}.") from None
-    except RecursionError:
-        raise DataError(f"{where}: this is not JSON: it is nested too deep.") from None
-    except ValueError as error:
-        raise DataError(f"{where}: this is not JSON: {error}.") from None
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: a line must be a JSON object: column → cell.")
-    return record

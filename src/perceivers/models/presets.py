@@ -118,6 +118,11 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+def presets() -> dict[str, Preset]:
+    """All presets: name → paper, table, parameters, result and spec."""
+    return dict(PRESETS)
+
+
 def preset(name: str) -> Preset:
     """The preset called `name`. Raises `SpecError` with the near miss."""
     if name not in PRESETS:

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from perceivers.atomic import replace_file
 from perceivers.cells import class_name
 from perceivers.data.files import has_splits, read_splits, read_table
 from perceivers.data.guess import distinct, guess_column, guess_split
 from perceivers.data.guess_cells import Guess
 from perceivers.data.named import NAMED
 from perceivers.data.table import TEST, TRAIN, VALIDATION, Table
-from perceivers.errors import DataError, SpecError, near_miss
+from perceivers.errors import DataError, PerceiversError, SpecError, near_miss
 from perceivers.models.spec import as_spec
 from perceivers.plain_yaml import read_yaml
 from perceivers.training.draft_text import recipe_draft_text
@@ -86,6 +87,22 @@ def draft_recipe(table_path: str | Path, target: str | None = None, out: str | P
     text = recipe_draft_text(draft, f"perceivers init {shlex.quote(str(table_path))}", out)
     as_recipe(read_yaml(text, str(table_path)), f"the recipe drafted for {table_path}")
     return text
+
+
+def init(table_path: str | Path, target: str | None = None, out: str | Path = "recipe.yaml") -> Path:
+    """Write the recipe that `draft_recipe` drafts to the file `out`, which must not exist, and return its path.
+
+    Raises as `draft_recipe`, and `PerceiversError` when `out` exists or cannot be written.
+    """
+    path = Path(out)
+    text = draft_recipe(table_path, target, path)
+    if path.exists():
+        raise PerceiversError(f"'{path}' exists and is left as it is. Give another name: --out NAME.yaml")
+    try:
+        replace_file(path, lambda stream: stream.write(text.encode()) and None)
+    except OSError as failure:
+        raise PerceiversError(f"'{path}' could not be written: {failure.strerror or failure}.") from failure
+    return path
 
 
 def _of_named(name: str, target: str | None) -> Draft:

@@ -10,6 +10,11 @@ from perceivers.errors import DataError, unknown
 NAMED: dict[str, NamedData] = {data.name: data for data in (DIGITS, FASHION_MNIST, HAPT, FORDA)}
 
 
+def data_sets() -> dict[str, NamedData]:
+    """All data sets that can be had by name: name → what it is. Nothing is fetched."""
+    return dict(NAMED)
+
+
 def named(name: str) -> NamedData:
     """The data set called `name`. Raises `DataError` with the near miss and all names when there is none."""
     if name not in NAMED:
