@@ -91,9 +91,11 @@ class Predictor:
         Empty lines have no answer, but count in `row`. A line that cannot be read is {"row": …, "error": …}, or raises
         when `strict`. name: heads the messages.
         """
+        empty = True
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
+            empty = False
             where = f"{name}, line {number}"
             try:
                 answer = self.record(_record(line, where), where)
@@ -102,6 +104,8 @@ class Predictor:
                     raise
                 answer = {"error": str(error)}
             yield {"row": number, **answer}
+        if empty:
+            raise DataError(f"{name}: the table is empty: it holds no rows. Give it at least one row.")
 
     def _present(self, table: Table, quiet: bool = False) -> Reader:
         """What this table can be read for: a `DataError` when it is nothing, a warning of missing columns."""
@@ -194,18 +198,33 @@ def _record(line: bytes, where: str) -> dict[str, Any]:
     except RecursionError:
         raise DataError(f"{where}: this is not JSON: it is nested too deep.") from None
     except ValueError as error:
-        raise DataError(f"{where}: this is not JSON: {error}.") from None
+        raise DataError(
+            f"{where}: this is not JSON: {error}. Standard input takes JSON lines; "
+            "give a table of another sort as a file."
+        ) from None
     if not isinstance(record, dict):
         raise DataError(f"{where}: a line must be a JSON object: column → cell.")
     return record
 
 
-def check_output(path: Path) -> None:
-    """Raise `DataError` for a file that `predict` could not write, before anything is computed for it."""
+def check_output(path: Path, inputs: Iterable[Any] = (), overwrite: bool = False) -> None:
+    """Raise `DataError` for a file that `predict` could or should not write, before anything is computed for it.
+
+    That is also one of the files in `inputs`, and, unless `overwrite`, any file that exists.
+    """
     if path.suffix.lower() not in WRITERS:
         raise unknown("ending of an output file", path.suffix, WRITERS, DataError)
     if path.is_dir():
         raise DataError(f"'{path}' is a folder; give the name of a file.")
+    if path.exists():
+        for given in inputs:
+            if isinstance(given, (str, Path)) and Path(given).exists() and path.samefile(given):
+                raise DataError(f"'{path}' is what is to be predicted, and would be lost; give another file for out.")
+        if not overwrite:
+            raise DataError(
+                f"'{path}' exists, and would be replaced; give another file, or allow it by --overwrite "
+                "(overwrite=True)."
+            )
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise DataError(f"'{path}' cannot be written: '{folder}' is no folder that you may write to.")
@@ -217,15 +236,17 @@ def predict(
     out: str | Path | None = None,
     strict: bool = False,
     advance: Advance | None = None,
+    overwrite: bool = False,
 ) -> list[dict[str, Any]]:
     """Answers for a table, for files, or for samples, in the order given.
 
     inputs: a table's path; or paths of files, for a model that reads one file a sample (each answer then has `file`);
-    or samples (input name → raw value). out: also written as .jsonl, .csv, .tsv or .parquet, whole or not at all.
+    or samples (input name → raw value). out: also written as .jsonl, .csv, .tsv or .parquet, whole or not at all; a
+    file that exists is replaced only when `overwrite` says so, and never one that is read.
     A row that cannot be read becomes `{"error": …}`; `strict` raises instead, and nothing is written.
     """
     if out is not None:
-        check_output(Path(out))
+        check_output(Path(out), [inputs] if isinstance(inputs, (str, Path)) else inputs, overwrite)
     predictor = model if isinstance(model, Predictor) else Predictor(model)
     rows = _rows(predictor, inputs, strict, advance)
     if out is not None:

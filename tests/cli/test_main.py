@@ -258,7 +258,30 @@ class TestPredict:
 
     def test_quiet(self, call, run):
         done = call("predict", run, "gone.png", "--quiet")
-        assert (done.code, done.err, len(lines(done.out))) == (0, "", 1)
+        assert (done.code, done.err, len(lines(done.out))) == (1, "", 1)
+
+    def test_nothing_but_errors_is_a_failure(self, call, run):
+        done = call("predict", run, "gone.png", "lost.png", "--out", "a.csv")
+        assert (done.code, done.err.splitlines()[-2:]) == (
+            1,
+            ["2 of 2 rows could not be read; each has an error.", "2 rows: a.csv"],
+        )
+
+    def test_the_table_itself_and_files_that_exist_are_kept(self, call, run, trained, tmp_path):
+        Path("own.csv").write_text("age,height\n30,170\n")
+        done = call("predict", run, "own.csv", "--out", "own.csv", "--overwrite")
+        assert (done.code, Path("own.csv").read_text()) == (1, "age,height\n30,170\n")
+        assert (
+            done.err == "error: 'own.csv' is what is to be predicted, and would be lost; give another file for out.\n"
+        )
+        Path("a.csv").write_text("precious")
+        done = call("predict", run, trained / "people.csv", "--out", "a.csv")
+        assert (done.code, Path("a.csv").read_text()) == (1, "precious")
+        assert done.err.startswith(
+            "error: 'a.csv' exists, and would be replaced; give another file, or allow it by --ov"
+        )
+        assert call("predict", run, trained / "people.csv", "--out", "a.csv", "--overwrite").code == 0
+        assert Path("a.csv").read_text().startswith("row,")
 
     def test_a_file_whose_name_is_not_unicode(self, call, run):
         name = os.fsdecode(b"caf\xe9.png")
@@ -315,8 +338,18 @@ class TestStandardInput:
         assert (done.code, done.out, done.err) == (0, "", f"{self.NO_PHOTO}2 rows: a.jsonl\n")
         assert len(lines(Path("a.jsonl").read_text())) == 2
 
-    def test_nothing(self, call, run):
-        assert call("predict", run, "-").out == ""
+    @pytest.mark.parametrize("out", [[], ["--out", "a.csv"]])
+    def test_nothing_is_what_an_empty_table_is(self, call, run, out):
+        done = call("predict", run, "-", *out, stdin="\n")
+        said = "error: standard input: the table is empty: it holds no rows. Give it at least one row.\n"
+        assert (done.code, done.out, done.err, Path("a.csv").exists()) == (1, "", said, False)
+
+    def test_a_table_of_another_sort(self, call, run):
+        done = call("predict", run, "-", stdin="age,height\n30,170\n")
+        assert done.code == 1
+        assert lines(done.out)[0]["error"].endswith(
+            "Standard input takes JSON lines; give a table of another sort as a file."
+        )
 
     def test_each_answer_comes_before_the_next_line(self, run):
         """A conversation: whoever writes a line can wait for its answer. And a reader may go away: `| head`."""

@@ -318,9 +318,30 @@ class TestOut:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr("os.fsync", fail)
-        assert "No space left on device" in message(predict, predictor, trained / "people.csv", out)
+        assert "No space left on device" in message(predict, predictor, trained / "people.csv", out, overwrite=True)
         assert out.read_text() == "of before"
         assert [path.name for path in tmp_path.iterdir()] == ["answers.csv"]
+
+    def test_what_exists_is_replaced_on_request_only(self, predictor, trained, whole, tmp_path):
+        out = tmp_path / "answers.jsonl"
+        out.write_text("precious")
+        assert message(predict, predictor, trained / "people.csv", out) == (
+            f"'{out}' exists, and would be replaced; give another file, or allow it by --overwrite (overwrite=True)."
+        )
+        assert out.read_text() == "precious"
+        assert predict(predictor, trained / "people.csv", out, overwrite=True) == whole
+        assert len(out.read_text().splitlines()) == len(whole)
+
+    @pytest.mark.parametrize("several", [False, True])
+    def test_what_is_read_is_never_replaced(self, predictor, tmp_path, several):
+        own, link = tmp_path / "own.csv", tmp_path / "link.csv"
+        own.write_text("age,height\n30,170\n")
+        link.symlink_to(own)
+        given = [own] if several else own
+        for out in (own, link):
+            found = message(predict, predictor, given, out, overwrite=True)
+            assert found == f"'{out}' is what is to be predicted, and would be lost; give another file for out."
+        assert own.read_text() == "age,height\n30,170\n"
 
 
 class TestModel:

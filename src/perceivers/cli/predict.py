@@ -12,17 +12,18 @@ def predict(
     model: Annotated[Path, typer.Argument(help="A model directory or a run folder.")],
     inputs: Annotated[list[str], typer.Argument(help="One table, or files, or - for JSON lines on standard input.")],
     out: Annotated[Path | None, typer.Option(help=".jsonl, .csv, .tsv or .parquet. Default: JSON lines here.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row and write nothing.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file --out that exists.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row; --out is not written.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
-    """Answer rows in the order given. A row that cannot be read becomes a row with an `error`."""
+    """Answer rows in the order given. A row that cannot be read becomes a row with an `error`; exit 1 if all do."""
     from perceivers.predictor import Predictor, check_output
     from perceivers.predictor import predict as run
     from perceivers.training.reporter import Reporter
 
     if out is not None:
-        check_output(out)
+        check_output(out, inputs, overwrite)
     reporter = Reporter(quiet)
     predictor = Predictor(model, device)
     if inputs == ["-"]:
@@ -33,7 +34,7 @@ def predict(
             rows = list(rows)
             write_rows(rows, out)
     else:
-        rows = run(predictor, inputs, out, strict, reporter.advance)
+        rows = run(predictor, inputs, out, strict, reporter.advance, overwrite)
     failed, count = 0, 0
     for row in rows:
         count, failed = count + 1, failed + ("error" in row)
@@ -46,6 +47,9 @@ def predict(
         reporter.note(f"{failed} of {count} rows could not be read; each has an error.")
     if out is not None:
         reporter.note(f"{count} rows: {out}")
+    if failed == count:
+        # A script must not take nothing but errors for success.
+        raise typer.Exit(1)
 
 
 def _line(row: dict[str, Any]) -> str:
