@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -79,16 +79,16 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(rubbish)
 
 
-def clean_temporary(folder: Path) -> list[Path]:
+def clean_temporary(folder: Path, names: Collection[str] | None = None) -> list[Path]:
     """Remove what killed processes left half-written in `folder`; return what was removed or put back.
 
     A folder that was set aside for its successor, which then never came, gets its name back. Call it only where nobody
-    else is writing into `folder` at this moment.
+    else is writing into `folder` at this moment; or name the files and folders, `names`, that nobody else writes.
     """
     cleaned = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         match = _LEFTOVER.match(path.name)
-        if match is None:
+        if match is None or (names is not None and match["name"] not in names):
             continue
         target = folder / match["name"]
         if match["role"] == "old" and not target.exists():

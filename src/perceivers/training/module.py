@@ -31,6 +31,7 @@ from perceivers.training.journal import Journal, draw_curves
 from perceivers.training.optimisers import build_optimiser
 from perceivers.training.recipe import Recipe
 from perceivers.training.reporter import Reporter, shown
+from perceivers.training.resumption import made_with, told_changes
 from perceivers.training.schedules import lr_factor
 from perceivers.training.scoring import Scores, score, total_loss
 
@@ -83,6 +84,9 @@ class Training(pl.LightningModule):
         self.ema = Ema(self.model, ema) if ema is not None else None
         if self.ema is not None and self.resumed is not None:
             self.ema.load_state_dict(self.resumed["ema"])
+        if self.resumed is not None:
+            for line in told_changes(self.resumed, self.recipe, self.steps, self.device):
+                self.reporter.note(line)
         self.journal = Journal(self.run, self.done)
         # After lightning has set its own, which would end the step in the middle.
         for number in self.handlers:
@@ -162,6 +166,8 @@ class Training(pl.LightningModule):
         """Everything that decides the future, whole or not at all."""
         state = {
             "step": self.done,
+            "steps": self.steps,
+            "made_with": made_with(self.device),
             "samples": self.samples,
             "splits": dict(self.model.trained.splits) if self.model.trained else {},
             "spec": self.model.spec.model_dump(mode="json"),

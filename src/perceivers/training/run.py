@@ -12,30 +12,22 @@ from typing import Any
 
 import torch
 
-from perceivers.atomic import clean_temporary, replace_file
+from perceivers.atomic import replace_file
 from perceivers.data.loader import Augmenter, Batches, Order, training_loader
 from perceivers.data.prepare import Prepared, prepare
 from perceivers.data.table import TRAIN
 from perceivers.errors import PerceiversError, TrainingError, missing_extra
 from perceivers.models.build import build
 from perceivers.models.model import Model, Trained
-from perceivers.models.spec import as_spec
 from perceivers.models.weights import save
 from perceivers.training import rng
 from perceivers.training.card import model_card
-from perceivers.training.checkpoints import latest_checkpoint
 from perceivers.training.lock import RunLock
 from perceivers.training.recipe import Recipe, as_recipe, read_recipe, recipe_text, with_overrides
 from perceivers.training.reporter import Reporter, clock
+from perceivers.training.resumption import check_free, check_same_data, open_run
 from perceivers.training.schedules import lr_factor
 from perceivers.training.scoring import Scores
-
-# Settings that a resumed run may have changed: they say how long, where and how it is reported, not what was done.
-MAY_CHANGE = {f"training.{n}" for n in ("epochs", "steps", "patience", "log_every", "save_every", "accelerator")}
-MAY_CHANGE |= {"data.source", "data.splits.train", "data.splits.validation", "data.splits.test"}
-MAY_CHANGE |= {"data.workers", "data.keep_bytes", "evaluation.split", "evaluation.batch_size"}
-# What training data tells when a recipe does not.
-LEARNED = {"mean", "std", "classes"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +61,7 @@ def train(
     started = time.monotonic()
     recipe, name, base = _recipe(recipe, overrides, base)
     run = Path(out) if out is not None else Path("runs") / name
-    with RunLock(run) as lock:
+    with _callers_state(), RunLock(run) as lock:
         training = _train(recipe, base, resume, lock, Reporter(quiet))
     seconds = time.monotonic() - started
     best = training.history
@@ -84,9 +76,13 @@ def _train(recipe: Recipe, base: Path, resume: bool, lock: RunLock, reporter: Re
     if recipe.training.accelerator == "gpu" and not torch.accelerator.is_available():
         raise TrainingError("training.accelerator is gpu, but torch finds none here; set auto or cpu.")
     with _disk(run):
-        if resume and run.is_dir():
-            lock.take()
-        state = _open_run(run, recipe, resume, reporter)
+        if resume:
+            if run.is_dir():
+                lock.take()
+            state = open_run(run, recipe, reporter)
+        else:
+            check_free(run)
+            state = None
     if recipe.training.threads is not None:
         torch.set_num_threads(recipe.training.threads)
     prepared = prepare(recipe.data, recipe.model.inputs, recipe.model.outputs, base, reporter.advance)
@@ -98,10 +94,10 @@ def _train(recipe: Recipe, base: Path, resume: bool, lock: RunLock, reporter: Re
     )
     model = build(recipe.model, seed=recipe.training.seed)
     if state is not None:
-        _check_same_data(state, recipe, prepared, run)
+        check_same_data(state, recipe, prepared, run)
         model.load_state_dict(state["model"])
     with _disk(run):
-        return _fit(model, recipe, lock, prepared, reporter, state)
+        return _fit(model, recipe, lock, prepared, reporter, resume, state)
 
 
 def _recipe(
@@ -115,64 +111,15 @@ def _recipe(
     return as_recipe(changed), "run", Path(base) if base is not None else Path()
 
 
-def _open_run(run: Path, recipe: Recipe, resume: bool, reporter: Reporter) -> dict[str, Any] | None:
-    """The state to go on from, or None for a new run. Raises `TrainingError` for a folder that cannot be used."""
-    stored = run / "recipe.yaml"
-    if not resume:
-        # What begins with a dot is what a kill left of a run that had not begun.
-        if run.exists() and (not run.is_dir() or any(not path.name.startswith(".") for path in run.iterdir())):
-            raise TrainingError(
-                f"'{run}' exists. Go on with it by --resume (resume=True), or give another folder by --out (out=…)."
-            )
-        return None
-    if not stored.is_file():
-        raise TrainingError(f"there is no run to resume in '{run}': recipe.yaml is missing.")
-    _check_same(read_recipe(stored), recipe, run)
-    clean_temporary(run)
-    clean_temporary(run / "checkpoints")
-    found = latest_checkpoint(run / "checkpoints", reporter.note)
-    if found is None:
-        reporter.note(f"no checkpoint had been written in '{run}'; beginning at step 0.")
-        return None
-    path, state = found
-    reporter.note(f"going on from {path.name}")
-    return state
-
-
-def _check_same(stored: Recipe, given: Recipe, run: Path) -> None:
-    changed = [
-        f"{place} {old!r} → {new!r}"
-        for place, old, new in _differences(stored.model_dump(), given.model_dump())
-        if place not in MAY_CHANGE and not (new is None and place.rpartition(".")[2] in LEARNED)
-    ]
-    if changed:
-        raise TrainingError(
-            f"'{run}' was begun with another recipe ({', '.join(changed)}); resume with that one, or begin a new run."
-        )
-
-
-def _check_same_data(state: Mapping[str, Any], recipe: Recipe, prepared: Prepared, run: Path) -> None:
-    spec = as_spec(state["spec"])
-    changed = [place for place, _, _ in _differences(spec.model_dump(), recipe.model.model_dump(), "model")]
-    samples = len(prepared.splits[TRAIN])
-    if state["samples"] != samples:
-        changed.append(f"{state['samples']:,} training samples → {samples:,}")
-    elif state["splits"] != {name: split.table.digest() for name, split in prepared.splits.items()}:
-        changed.append("other rows, or the same in another order")
-    if changed:
-        raise TrainingError(
-            f"the data has changed since '{run}' was begun ({', '.join(changed)}). "
-            "Resume with the data of then, or begin a new run."
-        )
-
-
-def _differences(old: Any, new: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Dotted place, old and new value of everything in which two trees of plain data differ."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping) and old.keys() == new.keys():
-        for key in old:
-            yield from _differences(old[key], new[key], f"{place}.{key}" if place else str(key))
-    elif old != new:
-        yield place, old, new
+@contextmanager
+def _callers_state() -> Iterator[None]:
+    """Threads and random states are the whole process's: whoever calls `train` finds them as they were."""
+    threads, states = torch.get_num_threads(), rng.collect()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        rng.restore(states)
 
 
 @contextmanager
@@ -214,7 +161,13 @@ def _begin_run(run: Path, recipe: Recipe) -> None:
 
 
 def _fit(
-    model: Model, recipe: Recipe, lock: RunLock, prepared: Prepared, reporter: Reporter, state: dict[str, Any] | None
+    model: Model,
+    recipe: Recipe,
+    lock: RunLock,
+    prepared: Prepared,
+    reporter: Reporter,
+    resume: bool,
+    state: dict[str, Any] | None,
 ) -> Any:
     try:
         import lightning.pytorch as pl
@@ -248,6 +201,9 @@ def _fit(
     lr_factor(0, steps, settings.schedule)
     # Whatever does not fit has been found by now; from here on there is a run folder.
     lock.take()
+    if not resume:
+        # Again: while the data was read another process may have trained here, and finished.
+        check_free(run)
     _begin_run(run, recipe)
     rng.seed_everything(settings.seed)
     with _quiet_engine():
