@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from perceivers.data.image_header import image_header
 from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError
 from perceivers.inputs import Sample
+from perceivers.inputs.decode import read_image
 from perceivers.inputs.image import ImageInput
 from perceivers.positions import fourier_features, linear_positions
 
@@ -188,3 +190,27 @@ def test_a_batch_that_does_not_fit_is_refused_before_it_broadcasts():
         module(Elements(torch.zeros(1, 4, 1), grid=(2, 2)))
     with pytest.raises(DataError, match="the elements have coordinates, but the input takes a grid"):
         module(Elements(torch.zeros(1, 4, 3), coords=torch.zeros(1, 4, 2)))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("suffix", ["jpeg", "webp"])
+def test_damaged_bytes_are_an_image_or_a_data_error(suffix):
+    """Seeded damage to files that say how they were held; the EXIF block fails in ways of its own."""
+    exif = Image.Exif()
+    exif[274], exif[271], exif[282] = 6, "maker", 72.0
+    exif.get_ifd(34665)[36867] = "2020:01:01 00:00:00"
+    whole = encoded(Image.fromarray(pixels(12, 8, 3)), suffix, exif=exif)
+    assert read_image(whole, 3).shape == (8, 12, 3), "the orientation is there"
+    start = whole.index(b"MM\0*") if b"MM\0*" in whole else whole.index(b"II*\0")
+    random, said = np.random.default_rng(1), set()
+    for trial in range(2000):
+        data = bytearray(whole)
+        first, last = (start, start + 120) if trial % 2 else (0, len(whole))
+        for place in random.integers(first, min(last, len(whole)), random.integers(1, 4)):
+            data[place] = random.integers(0, 256)
+        for read in (lambda data: read_image(data, 3), image_header):
+            try:
+                read(bytes(data))
+            except DataError as error:
+                said.add("EXIF" if "EXIF" in str(error) else "other")
+    assert said == {"EXIF", "other"}

@@ -56,11 +56,20 @@ def _pillow(data: bytes) -> tuple[int, int, int]:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
-            if image.getexif().get(_ORIENTATION) in _LYING:
+            try:
+                orientation = image.getexif().get(_ORIENTATION)
+            # A damaged block makes Pillow fail in any way that Python can, as struct.error.
+            except Exception as error:
+                raise DataError(f"it has a damaged EXIF block: {error}") from None
+            if orientation in _LYING:
                 width, height = height, width
             return height, width, _channels(image)
     except UnidentifiedImageError:
         raise DataError("it is not an image") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(f"it has too many pixels: {error}") from None
+    except DataError:
+        raise
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"it is truncated or damaged: {error}") from None
 

@@ -81,7 +81,13 @@ def _pillow(data: bytes, channels: int, what: str) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image.width * image.height, f"{what} of {image.height}×{image.width}")
             image.load()
-            upright = ImageOps.exif_transpose(image)
+            try:
+                upright = ImageOps.exif_transpose(image)
+            # A damaged block makes Pillow fail in any way that Python can, as struct.error.
+            except Exception as error:
+                raise DataError(
+                    f"{what} has a damaged EXIF block: {error}. Remove it, or save the image anew."
+                ) from None
             return _pixels(upright, channels, what)
     except UnidentifiedImageError:
         raise DataError(f"{what} is not an image, or damaged at its start ({', '.join(FORMATS)} are read).") from None
