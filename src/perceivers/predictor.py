@@ -298,4 +298,6 @@ def _columns(folder: Path) -> Mapping[str, str]:
         recipe = read_yaml(path.read_text(encoding="utf-8"), str(path))
         return parse_settings(DataSettings, recipe["data"], f"{path}, data").columns
     except (SpecError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ModelError(f"'{path}' is damaged; remove it to predict without its column mapping: {error}") from None
+        raise ModelError(
+            f"'{path}' is damaged; save the model anew from Python to predict without its column mapping: {error}"
+        ) from None

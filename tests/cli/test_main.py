@@ -146,6 +146,13 @@ class TestExitCodes:
             main(["evaluate", "."])
 
 
+@pytest.mark.parametrize("arguments", [["evaluate"], ["predict", "people.csv"]])
+def test_a_device_that_is_not_there(call, run, arguments, monkeypatch):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    done = call(arguments[0], run, *arguments[1:], "--device", "cuda")
+    assert (done.code, done.out, done.err) == (1, "", "error: there is no device 'cuda' here. Devices: cpu.\n")
+
+
 class TestTrain:
     def test_from_a_recipe_to_a_model(self, call, tmp_path):
         toys.write_people(tmp_path / "data")

@@ -10,7 +10,7 @@ import toys
 
 from perceivers.data.table import Table
 from perceivers.errors import DataError, ModelError, TrainingError
-from perceivers.models.weights import find_model
+from perceivers.models.weights import find_model, load
 from perceivers.predictor import Predictor
 from perceivers.training.evaluate import evaluate
 from perceivers.training.run import train
@@ -118,6 +118,16 @@ class TestSplits:
         evaluate(tmp_path / "run" / "model", quiet=True)
         assert (tmp_path / "run" / "evaluation-test" / "metrics.json").is_file()
 
+    def test_models_side_by_side_have_an_evaluation_each(self, trained, tmp_path, monkeypatch):
+        for name in ("one", "two"):
+            shutil.copytree(trained / "run" / "model", tmp_path / name)
+            evaluate(tmp_path / name, quiet=True)
+            assert json.loads((tmp_path / f"evaluation-{name}-test" / "metrics.json").read_text())["model"] == name
+        monkeypatch.chdir(tmp_path / "one")
+        assert evaluate(".", split="validation", quiet=True)["model"] == "one"
+        assert (tmp_path / "evaluation-one-validation" / "metrics.json").is_file()
+        assert "evaluation-one-validation" not in {path.name for path in (tmp_path / "one").iterdir()}
+
 
 class TestSource:
     def test_another_table_is_scored_whole(self, trained, tmp_path):
@@ -159,8 +169,7 @@ class TestSource:
         assert "Did you mean 'digits'?" in message(DataError, trained / "run", source="digit")
 
     def test_a_model_without_a_recipe_needs_one(self, trained, tmp_path):
-        model = shutil.copytree(trained / "run" / "model", tmp_path / "alone")
-        (model / "recipe.yaml").unlink()
+        model = load(trained / "run").save(tmp_path / "alone")
         assert message(DataError, model) == (
             f"'{model}' holds no recipe, so it is not known what to score it on; give a source (--data)."
         )

@@ -95,7 +95,8 @@ class TestRunFolder:
             "people.csv, 24 training samples",
             "input `photo`: image",
             "label accuracy: ",
-            "It was trained to do without each input.",
+            "Share of training samples without each input: facts 20.00%, photo 20.00%.",
+            "It was trained to do without each.",
         ):
             assert part in card
 

@@ -262,26 +262,80 @@ def test_nothing_is_pickled(folder):
 
 
 @pytest.mark.parametrize(
-    ("seen", "warned"), [(None, None), ([], "photo, row, tags"), (["row"], "photo, tags"), (["tags", "photo"], "row")]
+    ("absent", "said"),
+    [
+        (None, None),
+        ({}, "the inputs photo, row, tags never went missing"),
+        ({"row": 0.2, "photo": 0.0}, "the inputs photo, tags never went missing"),
+        ({"tags": 0.2, "photo": 0.01, "row": 0.0}, "the input row never went missing"),
+        ({"tags": 0.2, "photo": 0.0099, "row": 0.2}, "photo went missing in less than 1% of the samples"),
+        (
+            {"tags": 0.002, "photo": 0.0099},
+            "the input row never went missing and photo, tags went missing in less than 1% of the samples",
+        ),
+    ],
 )
-def test_the_warning_about_absence(model, tmp_path, monkeypatch, seen, warned):
-    monkeypatch.setattr(model, "trained", None if seen is None else Trained(tuple(seen), {}))
+def test_the_warning_about_absence(model, tmp_path, monkeypatch, absent, said):
+    monkeypatch.setattr(model, "trained", None if absent is None else Trained(absent, {}))
     folder = save(model, tmp_path / "model")
-    if warned is None:
+    if said is None:
         load(folder)
         return
-    with pytest.warns(UserWarning, match=rf"{folder}: in training the inputs? {warned} never went missing") as caught:
-        load(folder)
+    with pytest.warns(UserWarning, match=rf"{folder}: in training {said}, so answers without are untried") as caught:
+        loaded = load(folder)
     assert len(caught) == 1
     assert caught[0].filename == __file__, "it points at the caller's line"
+    assert loaded.trained == Trained(absent, {})
+
+
+def test_a_model_saved_before_shares_were_kept(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(model, "trained", Trained({"photo": 1.0, "row": 1.0, "tags": 1.0}, {"train": "0"}))
+    monkeypatch.setattr(
+        weights, "asdict", lambda trained: {"absence_seen": sorted(trained.absent), "splits": dict(trained.splits)}
+    )
+    assert load(save(model, tmp_path / "model")).trained == model.trained
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:3", "mps", "meta", "foo", "cup"])
+def test_a_device_that_is_not_there(folder, device, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    near = " Did you mean 'cpu'?" if device == "cup" else ""
+    with pytest.raises(SpecError) as caught:
+        load(folder, device)
+    assert str(caught.value) == f"there is no device '{device}' here.{near} Devices: cpu."
+
+
+def test_the_devices_that_are_there(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    for name in ("cpu", "cuda", "cuda:1"):
+        assert weights.checked_device(name) == weights.checked_device(torch.device(name)) == torch.device(name)
+    with pytest.raises(SpecError, match=r"there is no device 'cuda:2' here\..* Devices: cpu, cuda, cuda:0, cuda:1"):
+        weights.checked_device("cuda:2")
+
+
+def test_a_run_folder_is_loaded_by_its_model(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "run" / "model")
+    state = load(tmp_path / "run").state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in load(folder).state_dict().items())
+
+
+def test_the_recipe_is_kept_whole_too(model, tmp_path):
+    folder = save(model, tmp_path / "model", recipe="data: {}\n")
+    load(folder)
+    (folder / "recipe.yaml").write_text("data: { }")
+    refused(folder, "recipe.yaml' is not the file that was saved")
+    (folder / "recipe.yaml").unlink()
+    refused(folder, "is not a whole model directory: recipe.yaml is missing", "save the model anew from Python")
 
 
 def test_no_warning_where_nothing_can_be_missing_or_all_was(model, tmp_path, monkeypatch):
     one = build({**SPEC, "inputs": {"row": SPEC["inputs"]["row"]}}, seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        one.trained = Trained((), {})
-        monkeypatch.setattr(model, "trained", Trained(("photo", "row", "tags"), {}))
+        one.trained = Trained({}, {})
+        monkeypatch.setattr(model, "trained", Trained(dict.fromkeys(("photo", "row", "tags"), 0.5), {}))
         load(save(one, tmp_path / "one"))
         load(save(model, tmp_path / "all"))
 

@@ -38,15 +38,24 @@ class Fusion(nn.Module):
         return torch.cat([x, self.embeddings[name].expand(*x.shape[:2], -1)], dim=-1)
 
 
+# An input that was absent in a smaller share of the training samples counts as one that the model cannot do without.
+SELDOM = 0.01
+
+
 @dataclass(frozen=True)
 class Trained:
     """What is known of a model's training, saved with it.
 
-    absence_seen: the inputs that were absent at times. splits: a digest of each split of the data, by name.
+    absent: by input, the share of training samples that were without it, in the data or by input dropout; an input that
+    is not named was always there. splits: a digest of each split of the data, by name.
     """
 
-    absence_seen: tuple[str, ...]
+    absent: Mapping[str, float]
     splits: Mapping[str, str]
+
+    def untried(self, inputs: Iterable[str]) -> list[str]:
+        """Those of `inputs` whose absence the model saw never or too seldom to have learned to do without."""
+        return [name for name in inputs if self.absent.get(name, 0.0) < SELDOM]
 
 
 class Model(nn.Module):

@@ -5,7 +5,7 @@
     labels.json         class names by output, for people and programs that read no spec
     card.md             what it was trained on, scores, limits, how to load
     recipe.yaml         the recipe, when it was trained by one
-    manifest.json       size and SHA-256 of model.safetensors, spec.json and labels.json; written last
+    manifest.json       size and SHA-256 of the others but the card; written last
 
 Nothing executable, nothing pickled.
 """
@@ -25,9 +25,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from perceivers.atomic import replace_folder
-from perceivers.errors import ModelError, near_miss
+from perceivers.errors import ModelError, SpecError, near_miss
 from perceivers.models.build import build
-from perceivers.models.model import Model, Trained
+from perceivers.models.model import SELDOM, Model, Trained
 from perceivers.models.spec import Spec, as_spec
 
 WEIGHTS, SPEC, LABELS, CARD, RECIPE, MANIFEST = (
@@ -38,7 +38,7 @@ WEIGHTS, SPEC, LABELS, CARD, RECIPE, MANIFEST = (
     "recipe.yaml",
     "manifest.json",
 )
-CHECKED = (WEIGHTS, SPEC, LABELS)
+CHECKED = (WEIGHTS, SPEC, LABELS)  # and the recipe, where there is one: predict and evaluate go by it
 FORMAT = 1
 # safetensors accepts headers of 100 MB, which take minutes to read; the largest model here needs far less than this.
 MOST_HEADER_BYTES = 16 * 2**20
@@ -73,7 +73,8 @@ def save(
             (temporary / CARD).write_text(card or _plain_card(model), encoding="utf-8")
             if recipe is not None:
                 (temporary / RECIPE).write_text(recipe, encoding="utf-8")
-            files = {name: _entry(temporary / name) for name in CHECKED}
+            checked = CHECKED if recipe is None else (*CHECKED, RECIPE)
+            files = {name: _entry(temporary / name) for name in checked}
             (temporary / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=1) + "\n")
     except (OSError, SafetensorError) as error:
         # safetensors reports a full disk as an error of its own.
@@ -83,12 +84,14 @@ def save(
 
 
 def load(folder: str | Path, device: torch.device | str = "cpu") -> Model:
-    """The model in `folder`, in evaluation mode. Runs no code from it, and reads nothing before its size is checked.
+    """The model in `folder` (or in that run folder), in evaluation mode.
 
-    Raises `ModelError` that names the file which is missing, altered or for another model. Warns when the model has
-    several inputs and never saw one of them absent in training.
+    Runs no code from it, and reads nothing before its size is checked. Raises `ModelError` that names the file which is
+    missing, altered or for another model, and `SpecError` for a device that is not there. Warns when the model has
+    several inputs and hardly ever saw one of them absent in training.
     """
-    folder = Path(folder)
+    device = checked_device(device)
+    folder = find_model(Path(folder))
     _check_files(folder)
     spec = as_spec(_read_json(folder / SPEC), str(folder / SPEC))
     header = _read_header(folder / WEIGHTS)
@@ -110,6 +113,24 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Model:
     model.trained = _trained(header, folder / WEIGHTS)
     _warn_of_absence(model, folder)
     return model.eval()
+
+
+def checked_device(device: torch.device | str) -> torch.device:
+    """The device of that name. Raises `SpecError` with those that exist when it is none, or not on this machine."""
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        found = None
+    known = ["cpu"]
+    if torch.accelerator.is_available():
+        kind = torch.accelerator.current_accelerator()
+        assert kind is not None, "there is one"
+        known += [kind.type, *(f"{kind.type}:{number}" for number in range(torch.accelerator.device_count()))]
+    if found is None or str(found) not in known:
+        raise SpecError(
+            f"there is no device '{device}' here.{near_miss(str(device), known)} Devices: {', '.join(known)}."
+        )
+    return found
 
 
 def is_model(folder: Path) -> bool:
@@ -157,7 +178,12 @@ def _check_files(folder: Path) -> None:
     files = manifest.get("files") if isinstance(manifest, Mapping) else None
     if not isinstance(files, Mapping) or manifest.get("format") != FORMAT:
         raise ModelError(f"'{folder / MANIFEST}' is not a manifest of format {FORMAT}.")
-    for name in CHECKED:
+    for name in (*CHECKED, RECIPE) if RECIPE in files else CHECKED:
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"'{folder}' is not a whole model directory: {name} is missing. Copy the directory again, or save the "
+                "model anew from Python to be without a recipe."
+            )
         if files.get(name) != _entry(folder / name):
             raise ModelError(
                 f"'{folder / name}' is not the file that was saved: its size or SHA-256 differs from manifest.json. "
@@ -221,7 +247,9 @@ def _trained(header: Mapping[str, Any], path: Path) -> Trained | None:
         if about is None:
             return None
         splits = {str(name): str(digest) for name, digest in about["splits"].items()}
-        return Trained(tuple(str(name) for name in about["absence_seen"]), splits)
+        # Of models saved before shares were kept it is known only that there was some absence.
+        absent = about["absent"] if "absent" in about else dict.fromkeys(about["absence_seen"], 1.0)
+        return Trained({str(name): float(share) for name, share in absent.items()}, splits)
     except (AttributeError, TypeError, ValueError, KeyError, RecursionError):
         raise ModelError(f"'{path}' has a damaged safetensors header.") from None
 
@@ -229,12 +257,15 @@ def _trained(header: Mapping[str, Any], path: Path) -> Trained | None:
 def _warn_of_absence(model: Model, folder: Path) -> None:
     if model.trained is None or len(model.inputs) < 2:
         return
-    seen = model.trained.absence_seen
-    never = [name for name in model.inputs if name not in seen]
-    if never:
+    untried = model.trained.untried(model.inputs)
+    never = [name for name in untried if not model.trained.absent.get(name)]
+    seldom = [name for name in untried if name not in never]
+    parts = [f"the input{'s' if len(never) > 1 else ''} {', '.join(never)} never went missing"] if never else []
+    parts += [f"{', '.join(seldom)} went missing in less than {SELDOM:.0%} of the samples"] if seldom else []
+    if parts:
         warnings.warn(
-            f"{folder}: in training the input{'s' if len(never) > 1 else ''} {', '.join(never)} never went missing, so "
-            "answers without are untried. Train with training.input_dropout to make them trustworthy.",
+            f"{folder}: in training {' and '.join(parts)}, so answers without are untried. Train with "
+            "training.input_dropout to make them trustworthy.",
             UserWarning,
             stacklevel=3,
         )

@@ -30,13 +30,11 @@ def model_card(model: Model, recipe: Recipe, rows: int, scores: Scores | None, s
         lines += [""]
     lines += ["## Limits", ""]
     if len(model.spec.inputs) > 1 and model.trained is not None:
-        never = [name for name in sorted(model.spec.inputs) if name not in model.trained.absence_seen]
-        untried = (
-            f"It was never trained without: {', '.join(never)}."
-            if never
-            else "It was trained to do without each input."
-        )
-        lines += [untried, ""]
+        shares = {name: model.trained.absent.get(name, 0.0) for name in sorted(model.spec.inputs)}
+        told = ", ".join(f"{name} {share:.2%}" for name, share in shares.items())
+        untried = ", ".join(model.trained.untried(shares))
+        lines += [f"Share of training samples without each input: {told}.", ""]
+        lines += [f"Answers without {untried} are untried." if untried else "It was trained to do without each.", ""]
     lines += ["Scores hold for data drawn as the training data was. Scores on a test split: `perceivers evaluate`.", ""]
     lines += ["## Use", "", "```python", "import perceivers", "", "model = perceivers.load('this folder')", "```", ""]
     return "\n".join(lines)

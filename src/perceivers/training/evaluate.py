@@ -51,11 +51,13 @@ def evaluate(
     `ModelError`, `DataError`, or `TrainingError` when `out` is something else than an earlier evaluation.
     """
     folder = find_model(Path(model))
+    if folder.name in ("", ".."):
+        folder = folder.resolve()
     reporter = Reporter(quiet)
     loaded = load(folder, device)
     recipe = read_recipe(folder / RECIPE) if (folder / RECIPE).is_file() else None
     samples, skipped = _split(loaded, recipe, folder, source, split, reporter)
-    target = Path(out) if out is not None else folder.parent / f"evaluation-{samples.name}"
+    target = Path(out) if out is not None else _beside(folder, samples.name)
     _check_target(target)
     size = batch_size or (recipe.evaluation.batch_size if recipe else 256)
     whole = score(loaded, samples, size, advance=lambda d, t: reporter.advance("evaluating", d, t))
@@ -80,6 +82,11 @@ def evaluate(
         reporter.note(f"{skipped} bad rows of the {samples.name} split were left out")
     reporter.note(f"scores and pictures: {target}")
     return result
+
+
+def _beside(folder: Path, split: str) -> Path:
+    """Where the evaluation of a model goes by default; models that lie side by side have one each."""
+    return folder.parent / (f"evaluation-{split}" if folder.name == "model" else f"evaluation-{folder.name}-{split}")
 
 
 def _split(

@@ -14,7 +14,7 @@ import torch
 
 from perceivers.atomic import replace_file
 from perceivers.data.loader import Augmenter, Batches, Order, training_loader
-from perceivers.data.prepare import Prepared, prepare
+from perceivers.data.prepare import Prepared, Split, prepare
 from perceivers.data.table import TRAIN
 from perceivers.errors import PerceiversError, TrainingError, missing_extra
 from perceivers.models.build import build
@@ -177,8 +177,8 @@ def _fit(
 
     run, settings, split = lock.run, recipe.training, prepared.splits[TRAIN]
     steps = settings.total_steps(len(split))
-    absence = tuple(n for n in sorted(prepared.inputs) if split.missing.absent[n] or settings.input_dropout.get(n))
-    model.trained = Trained(absence, {name: part.table.digest() for name, part in prepared.splits.items()})
+    absent = {name: _absent(split, name, settings.input_dropout.get(name, 0.0)) for name in sorted(prepared.inputs)}
+    model.trained = Trained(absent, {name: part.table.digest() for name, part in prepared.splits.items()})
     text = recipe_text(recipe)
 
     def save_best(best: Model, scores: Scores | None, step: int) -> None:
@@ -228,6 +228,12 @@ def _fit(
             raise _plain(error) from error.__cause__
         training.close()
     return training
+
+
+def _absent(split: Split, name: str, dropout: float) -> float:
+    """The share of training samples that the model sees without an input: they lack it, or dropout takes it."""
+    share = split.missing.absent[name] / len(split)
+    return share + (1 - share) * dropout
 
 
 def _plain(error: BaseException) -> BaseException:
