@@ -4,11 +4,24 @@ from collections.abc import Mapping
 from types import UnionType
 from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from perceivers.errors import SpecError, near_miss
 
 SettingsType = TypeVar("SettingsType", bound="Settings")
+
+
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"'{twice}' stands there more than once; name each once")
+    return names
+
+
+# Names of columns or classes, each once: at least one, or at least two.
+_UNIQUE: dict[str, Any] = {"uniqueItems": True}
+Names = Annotated[tuple[str, ...], Field(min_length=1, json_schema_extra=_UNIQUE), AfterValidator(_each_once)]
+SeveralNames = Annotated[tuple[str, ...], Field(min_length=2, json_schema_extra=_UNIQUE), AfterValidator(_each_once)]
 
 
 class Settings(BaseModel):

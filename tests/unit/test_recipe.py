@@ -256,11 +256,11 @@ def recipes(draw: st.DrawFn) -> Recipe:
         draw(st.sampled_from(["steps", "epochs"])): draw(st.integers(1, 10**9)),
         "betas": (0.9, draw(st.floats(0, 0.999))),
     }
-    classes = draw(st.none() | st.lists(names, min_size=1, max_size=5, unique=True))
+    classes = draw(st.none() | st.lists(names, min_size=2, max_size=5, unique=True))
     data = toys.recipe(
         training=training,
         model__outputs__label__classes=classes,
-        model__inputs__facts__columns=draw(st.lists(names, min_size=1, max_size=3)),
+        model__inputs__facts__columns=draw(st.lists(names, min_size=1, max_size=3, unique=True)),
         model__inputs__facts__mean=draw(st.none() | st.lists(st.floats(-1e9, 1e9), max_size=3)),
         model__inputs__photo__position={"kind": draw(st.sampled_from(["none", "fourier"]))},
         model__decoder=draw(

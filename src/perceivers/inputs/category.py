@@ -4,13 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 
 from perceivers.cells import cells_of, class_name
 from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError, near_miss
 from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid
 from perceivers.inputs.columns import CategoryCells
+from perceivers.settings import Names
 
 
 class CategoryInput(InputSettings):
@@ -18,10 +19,10 @@ class CategoryInput(InputSettings):
 
     reads_columns: ClassVar[bool] = True
     kind: Literal["category"] = "category"
-    columns: tuple[str, ...] = Field(min_length=1)
+    columns: Names
     channels: PositiveInt = 64
     """C: width of a cell's vector."""
-    classes: Mapping[str, tuple[str, ...]] | None = None
+    classes: Mapping[str, Names] | None = None
     """Class names of each column. None: learned from the training split."""
 
     @model_validator(mode="after")
@@ -31,7 +32,7 @@ class CategoryInput(InputSettings):
         for name in self.classes:
             if name not in self.columns:
                 raise ValueError(f"classes are given for '{name}', which is no column.{near_miss(name, self.columns)}")
-        missing = [name for name in self.columns if not self.classes.get(name)]
+        missing = [name for name in self.columns if name not in self.classes]
         if missing:
             raise ValueError(f"no classes are given for column {', '.join(missing)}")
         return self

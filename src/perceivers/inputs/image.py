@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError
@@ -38,7 +38,7 @@ class ImageInput(InputSettings):
     position: Position = Field(default_factory=lambda: Fourier(bands=16))
     mean: tuple[float, ...] | None = None
     """Per channel, in the image's own units. None: learned from the training split."""
-    std: tuple[float, ...] | None = None
+    std: tuple[PositiveFloat, ...] | None = None
     permute: int | None = Field(default=None, ge=0)
     """Seed of one fixed permutation of the pixels, applied before anything else [P1 §4.1, permuted ImageNet]."""
 

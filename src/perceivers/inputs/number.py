@@ -4,13 +4,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 
 from perceivers.cells import cells_of, number, real_spread
 from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError
 from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid
 from perceivers.inputs.columns import NumberCells
+from perceivers.settings import Names
 
 
 class NumberInput(InputSettings):
@@ -18,12 +19,12 @@ class NumberInput(InputSettings):
 
     reads_columns: ClassVar[bool] = True
     kind: Literal["number"] = "number"
-    columns: tuple[str, ...] = Field(min_length=1)
+    columns: Names
     channels: PositiveInt = 64
     """C: width of a cell's vector."""
     mean: tuple[float, ...] | None = None
     """Per column. None: learned from the training split."""
-    std: tuple[float, ...] | None = None
+    std: tuple[PositiveFloat, ...] | None = None
 
     def table_columns(self, name: str) -> list[str]:
         """The columns themselves."""

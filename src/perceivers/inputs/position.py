@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 
 from perceivers.errors import SpecError
@@ -16,7 +16,7 @@ class Fourier(Settings):
     kind: Literal["fourier"] = "fourier"
     bands: PositiveInt = 16
     """K."""
-    resolution: tuple[float, ...] | None = None
+    resolution: tuple[PositiveFloat, ...] | None = None
     """μ per axis; None: the grid that the encoder sees."""
     concat_position: bool = True
     """Keep the raw coordinate as the first channels."""

@@ -48,7 +48,7 @@ class SeriesInput(InputSettings):
     position: Position = Field(default_factory=lambda: Fourier(bands=16))
     mean: tuple[float, ...] | None = None
     """Per channel, in the sensor's own units. None: learned from the training split."""
-    std: tuple[float, ...] | None = None
+    std: tuple[PositiveFloat, ...] | None = None
 
     @model_validator(mode="after")
     def _irregular_is_a_set(self) -> Self:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from perceivers.cells import class_name
 from perceivers.errors import DataError, SpecError, near_miss
 from perceivers.outputs.base import Output, OutputSettings
+from perceivers.settings import SeveralNames
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -27,7 +28,7 @@ class CategoryOutput(OutputSettings):
     mixable: ClassVar[bool] = True
     curves: ClassVar[tuple[str, ...]] = ("accuracy", "f1")
     kind: Literal["category"] = "category"
-    classes: tuple[str, ...] | None = None
+    classes: SeveralNames | None = None
     """Class names in order. None: learned from the training split, sorted."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """s in (1−s)·y + s/K, in training only."""

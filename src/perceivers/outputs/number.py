@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
+from pydantic import PositiveFloat
 from torch import Tensor
 from torch.nn import functional as F
 
 from perceivers.cells import cells_of, number, real_spread
 from perceivers.errors import DataError, SpecError
 from perceivers.outputs.base import Output, OutputSettings
+from perceivers.settings import Names
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -23,12 +25,12 @@ class NumberOutput(OutputSettings):
 
     curves: ClassVar[tuple[str, ...]] = ("r2",)
     kind: Literal["number"] = "number"
-    columns: tuple[str, ...] | None = None
+    columns: Names | None = None
     """Target columns. None: one column, with the output's name."""
     loss: Literal["l2", "l1", "huber"] = "l2"
     mean: tuple[float, ...] | None = None
     """Per column. None: learned from the training split."""
-    std: tuple[float, ...] | None = None
+    std: tuple[PositiveFloat, ...] | None = None
 
     @property
     def reads_columns(self) -> bool:
