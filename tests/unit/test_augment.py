@@ -1,3 +1,4 @@
+import itertools
 import pickle
 import random
 import sys
@@ -7,6 +8,7 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2 import functional
 
 from perceivers.errors import DataError, PerceiversError, SpecError
 from perceivers.inputs import Sample
@@ -17,6 +19,7 @@ from perceivers.inputs.augment_image import (
     PadCrop,
     RandAugment,
     check_channels,
+    moved,
 )
 from perceivers.inputs.augment_series import SeriesAugmentation, augment_series
 from perceivers.settings import parse_settings
@@ -132,6 +135,19 @@ class TestImages:
             moves[augmenter(picture(), (0, 0, index)).tobytes()] += 1
         assert len(moves) == 25
         assert min(moves.values()) > 15  # 40 ± 4 standard deviations
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+    def test_moves_are_those_of_torchvision(self, dtype):
+        image = picture().astype(dtype)
+        for down, right in itertools.product(range(-11, 12), range(-9, 10)):
+            theirs = functional.crop(torch.from_numpy(image).permute(2, 0, 1), down, right, 12, 10)
+            np.testing.assert_array_equal(moved(image, down, right), theirs.permute(1, 2, 0).numpy())
+
+    @pytest.mark.parametrize("move", [(12, 0), (-15, 3), (2, 10), (0, -11)])
+    def test_an_image_moved_out_of_itself_is_black(self, move):
+        found = moved(picture(), *move)
+        assert found.shape == picture().shape
+        assert not found.any()
 
     def test_inception_crop_is_within_its_ranges(self):
         rows = np.broadcast_to(np.arange(100, dtype=np.float32)[:, None, None], (100, 100, 1))

@@ -50,6 +50,14 @@ def test_the_formula():
     assert ema.state_dict()["norm.num_batches_tracked"].item() == 399
 
 
+def test_a_buffer_that_was_replaced_is_followed():
+    module = Model()
+    ema = Ema(module, 0.9)
+    module.norm.running_mean = torch.full((4,), 7.0)
+    ema.update(0)
+    assert ema.state_dict()["norm.running_mean"].tolist() == [7.0] * 4
+
+
 def test_constant_tables_are_left_out_and_tied_weights_kept_once():
     assert set(Ema(Model(), 0.9).state_dict()) == {
         "latents", "read.weight", "read.bias", "norm.weight", "norm.bias", "head.bias",

@@ -25,7 +25,7 @@ def test_plain_lines_when_piped(now):
     reporter.note("train: 24 samples")
     for done in range(100):
         now[0] += 1
-        reporter.advance("training", done + 1, 200, f"loss {done}")
+        reporter.advance("training", done + 1, 200, lambda done=done: f"loss {done}")
     reporter.close()
     lines = stream.getvalue().splitlines()
     assert lines[0] == "train: 24 samples"
@@ -86,12 +86,28 @@ class TestTerminal:
         monkeypatch.setenv("TERM", "xterm")
         monkeypatch.delenv("NO_COLOR", raising=False)
 
-    def test_a_bar(self):
+    def test_a_bar_is_drawn_five_times_a_second_and_at_the_end(self, now, monkeypatch):
+        drawn, asked = [], []
+        monkeypatch.setattr(Reporter, "_draw", lambda self, label, done, total, detail: drawn.append((done, detail)))
+
+        def detail() -> str:
+            asked.append(1)
+            return f"loss {done}"
+
+        reporter = Reporter(stream=Terminal())
+        for done in range(1, 21):
+            reporter.advance("training", done, 20, detail)
+            now[0] += 0.0625
+        assert drawn == [(done, f"loss {done}") for done in (1, 5, 9, 13, 17, 20)]
+        assert len(asked) == len(drawn), "what is not shown is not made"
+
+    def test_a_bar(self, now):
         stream = Terminal()
         reporter = Reporter(stream=stream)
-        reporter.advance("training", 3, 10, "loss 0.5")
+        reporter.advance("training", 3, 10, lambda: "loss 0.5")
         reporter.note("step 3: best")
-        reporter.advance("training", 4, 10, "loss 0.4")
+        now[0] += 1
+        reporter.advance("training", 4, 10, lambda: "loss 0.4")
         reporter.close()
         text = stream.getvalue()
         assert "\x1b[" in text

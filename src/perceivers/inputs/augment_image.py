@@ -101,7 +101,7 @@ class ImageAugmenter:
         except ImportError as error:
             raise missing_extra("torchvision", "data", "Augmenting images") from error
         self.settings, self.shape = settings, (*size, channels)
-        self._flip, self._crop, self._resize = functional.horizontal_flip, functional.crop, functional.resize
+        self._crop, self._resize = functional.crop, functional.resize
         crop, ops, erase = settings.crop, settings.rand_augment, settings.erase
         inception = isinstance(crop, InceptionCrop)
         self._area = v2.RandomResizedCrop(size, crop.scale, crop.ratio) if inception else None
@@ -135,14 +135,13 @@ class ImageAugmenter:
         return replace(sample, values=np.ascontiguousarray(changed[..., :-1]), mask=None if mask.all() else mask)
 
     def _changed(self, image: np.ndarray, seed: Seed) -> np.ndarray:
+        random = np.random.default_rng(seed)
+        if not (self._area or self._ops or self._erase):
+            return np.array(self._moved_and_flipped(image, random), order="C")
         # torch takes no mirrored views, and warns about read-only memory such as that of a memory map.
         pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
-        random = np.random.default_rng(seed)
-        if self._area or self._ops or self._erase:
-            with _seeded(seed):
-                pixels = self._all(pixels, random)
-        else:
-            pixels = self._moved_and_flipped(pixels, random)
+        with _seeded(seed):
+            pixels = self._all(pixels, random)
         return pixels.permute(1, 2, 0).clone(memory_format=torch.contiguous_format).numpy()
 
     def _check(self, image: np.ndarray) -> None:
@@ -153,22 +152,35 @@ class ImageAugmenter:
                 f"got {image.shape} {image.dtype}."
             )
 
-    def _moved_and_flipped(self, pixels: Tensor, random: np.random.Generator) -> Tensor:
+    def _moved_and_flipped(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """In numpy: for small images torchvision's checks take most of the time that preparing a batch takes."""
         if isinstance(self.settings.crop, PadCrop):
             most = self.settings.crop.padding
-            top, left = random.integers(-most, most, endpoint=True, size=2).tolist()
-            pixels = self._crop(pixels, top, left, *self.shape[:2])
-        return self._flip(pixels) if random.random() < self.settings.flip else pixels
+            down, right = random.integers(-most, most, endpoint=True, size=2).tolist()
+            image = moved(image, down, right)
+        return image[:, ::-1] if random.random() < self.settings.flip else image
 
     def _all(self, pixels: Tensor, random: np.random.Generator) -> Tensor:
         if self._area:
             pixels = self._crop(pixels, **self._area.make_params([pixels]))
-        pixels = self._moved_and_flipped(pixels, random)
+        image = self._moved_and_flipped(pixels.permute(1, 2, 0).numpy(), random)
+        pixels = torch.from_numpy(np.require(image, requirements="C")).permute(2, 0, 1)
         if self._ops:
             pixels = self._ops(pixels)
         if self._area:
             pixels = self._resize(pixels, list(self.shape[:2]), antialias=True)
         return self._erase(pixels) if self._erase else pixels
+
+
+def moved(image: np.ndarray, down: int, right: int) -> np.ndarray:
+    """Row r and column c of the new image are row r + `down` and column c + `right` of the old one, or 0 outside it."""
+    height, width = image.shape[:2]
+    moved = np.zeros(image.shape, image.dtype)
+    rows, columns = max(height - abs(down), 0), max(width - abs(right), 0)
+    top, left = max(down, 0), max(right, 0)
+    part = image[top : top + rows, left : left + columns]
+    moved[top - down : top - down + rows, left - right : left - right + columns] = part
+    return moved
 
 
 @contextmanager

@@ -23,19 +23,23 @@ class Ema:
         if not 0 <= decay < 1:
             raise ValueError(f"the decay of a moving average is at least 0 and below 1, not {decay}")
         self.decay = decay
-        self._module = module
         self._shadow = {name: tensor.detach().clone() for name, tensor in _tensors(module).items()}
+        # Walking through the modules takes longer than averaging a small model does, so it is done once.
+        parameters = dict(module.named_parameters())
+        self._parameters: list[Tensor] = list(parameters.values())
+        self._averages = [self._shadow[name] for name in parameters]
+        # A module may put another tensor in a buffer's place, so its owner is asked each time.
+        copied = [name for name in self._shadow if name not in parameters]
+        self._owners = [(module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in copied]
+        self._copies = [self._shadow[name] for name in copied]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the module's weights as they are after optimiser step number `step`, the first being 0."""
-        current = _tensors(self._module)
-        averaged = [name for name, tensor in current.items() if isinstance(tensor, nn.Parameter)]
-        copied = [name for name in current if name not in set(averaged)]
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_([self._shadow[name] for name in averaged], [current[name] for name in averaged], 1 - decay)
-        if copied:
-            torch._foreach_copy_([self._shadow[name] for name in copied], [current[name] for name in copied])
+        torch._foreach_lerp_(self._averages, self._parameters, 1 - decay)
+        if self._copies:
+            torch._foreach_copy_(self._copies, [owner.get_buffer(name) for owner, name in self._owners])
 
     @contextmanager
     def swapped(self, module: nn.Module) -> Iterator[None]:

@@ -5,6 +5,7 @@ states, position in the data, early-stopping history) is kept and restored here:
 docs/decisions/002-own-resumption.md.
 """
 
+import math
 import signal
 import threading
 import time
@@ -68,6 +69,8 @@ class Training(pl.LightningModule):
         # Losses since the last line of the journal; its mean must not depend on where a run was stopped.
         self.losses: list[float] = [] if state is None else list(state["losses"])
         self.norm = 0.0
+        # Asking the model for them takes longer than clipping them, when it is small.
+        self.parameters_of_model = list(model.parameters())
 
     # -- lightning's hooks, in the order in which they are called ------------------------------------------------
 
@@ -107,19 +110,20 @@ class Training(pl.LightningModule):
         settings = self.recipe.training
         batch = drop_inputs(batch, settings.input_dropout, (settings.seed, self.done))
         loss = total_loss(self.model, self.model(batch), batch.targets)
-        value = float(loss.detach())
-        if not torch.isfinite(loss.detach()):
-            raise self._not_finite(f"the loss is {value}")
-        self.losses.append(value)
+        self.loss = loss.detach()
         return loss
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
-        """Clip, and stop before the step when a gradient is not finite."""
+        """Clip, and stop before the step when the loss or a gradient is not finite."""
         clip = self.recipe.training.clip
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip if clip is not None else float("inf"))
-        self.norm = float(norm)
-        if not torch.isfinite(norm):
+        norm = nn.utils.clip_grad_norm_(self.parameters_of_model, clip if clip is not None else float("inf"))
+        # Both numbers at once, and only now: a device is waited for once a step.
+        loss, self.norm = torch.stack([self.loss.double(), norm.double()]).tolist()
+        if not math.isfinite(loss):
+            raise self._not_finite(f"the loss is {loss}")
+        if not math.isfinite(self.norm):
             raise self._not_finite(f"the gradient norm is {self.norm}")
+        self.losses.append(loss)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Average, log, look at the validation split, save, stop."""
@@ -187,9 +191,11 @@ class Training(pl.LightningModule):
 
     def _log(self) -> None:
         speed = self.seen / max(time.monotonic() - self.started, 1e-9)
-        best = self.history.describe()
         self.reporter.advance(
-            "training", self.done, self.steps, f"loss {self.losses[-1]:.4f}  {best}  {speed:.0f} samples/s"
+            "training",
+            self.done,
+            self.steps,
+            lambda: f"loss {self.losses[-1]:.4f}  {self.history.describe()}  {speed:.0f} samples/s",
         )
         if self.done % self.recipe.training.log_every == 0 or self.done == self.steps:
             mean = sum(self.losses) / len(self.losses)

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -16,14 +16,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-# Seconds between plain lines of one task.
-EVERY = 10.0
+# Seconds between plain lines of one task, and between two looks of a bar.
+EVERY, DRAWN_EVERY = 10.0, 0.2
 
 
 class Reporter:
     """Notes and progress on standard error, so that standard output stays for results.
 
-    `quiet`: nothing at all. On a terminal a rich bar; elsewhere a line at most every `EVERY` seconds.
+    `quiet`: nothing at all. On a terminal a rich bar, drawn at most every `DRAWN_EVERY` seconds; elsewhere a line at
+    most every `EVERY` seconds.
     """
 
     def __init__(self, quiet: bool = False, stream: TextIO | None = None) -> None:
@@ -47,21 +48,24 @@ class Reporter:
         else:
             print(text, file=self.stream, flush=True)
 
-    def advance(self, label: str, done: int, total: int, detail: str = "") -> None:
-        """`done` of `total`; a new label begins a new bar."""
+    def advance(self, label: str, done: int, total: int, detail: Callable[[], str] = lambda: "") -> None:
+        """`done` of `total`; a new label begins a new bar. `detail` is asked only when it is shown."""
         if self.quiet:
             return
-        if label != self._label:
+        now = time.monotonic()
+        if new := label != self._label:
             self.close()
-            self._label, self._begun = label, time.monotonic()
-            self._said = self._begun
+            self._label, self._begun, self._said = label, now, now
         if self.live:
-            self._draw(label, done, total, detail)
-        elif time.monotonic() - self._said >= EVERY:
-            self._said = time.monotonic()
-            left = (self._said - self._begun) / max(done, 1) * (total - done)
+            if new or done == total or now - self._said >= DRAWN_EVERY:
+                self._said = now
+                self._draw(label, done, total, detail())
+        elif now - self._said >= EVERY:
+            self._said = now
+            left = (now - self._begun) / max(done, 1) * (total - done)
+            said = detail()
             print(
-                f"{label}: {done}/{total}{'  ' + detail if detail else ''}  {clock(left)} left",
+                f"{label}: {done}/{total}{'  ' + said if said else ''}  {clock(left)} left",
                 file=self.stream,
                 flush=True,
             )
