@@ -2,7 +2,8 @@
 
     python benchmarks/throughput.py [RECIPE] [--steps N] [--rounds K] [--threads N]
 
-The two loops are interleaved in one process and the best round of each counts. The bare loop is forward, loss,
+The two loops are interleaved in one process, with the same number of threads (the recipe's, if it says), and the best
+round of each counts. The bare loop is forward, loss,
 backward, clip and the same optimiser on batches that lie ready; `perceivers.train` does all that a run does: reading
 the next batch, augmentation, learning rate, averages, journal, progress.
 """
@@ -33,14 +34,14 @@ def main() -> None:
     parser.add_argument("recipe", nargs="?", default="fashion-mnist-conv")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, help="default: those of the recipe, or torch's")
     parser.add_argument("--quick", action="store_true", help="one short round")
     arguments = parser.parse_args()
     steps, rounds = (10, 1) if arguments.quick else (arguments.steps, arguments.rounds)
-    torch.set_num_threads(arguments.threads)
     path = RECIPES / f"{arguments.recipe}.yaml"
     recipe = read_recipe(path)
     settings = recipe.training
+    torch.set_num_threads(arguments.threads or settings.threads or torch.get_num_threads())
     prepared = prepare(recipe.data, recipe.model.inputs, recipe.model.outputs, Path(), lambda *a: None)
     model = perceivers.build(
         {**recipe.model.model_dump(), "inputs": prepared.inputs, "outputs": prepared.outputs}, seed=0
@@ -76,6 +77,7 @@ def main() -> None:
 def trained(path: Path, steps: int) -> float:
     """Samples a second of `perceivers.train`, as its own journal gives them for the last step before evaluation."""
     changes = [f"training.steps={steps}", "training.epochs=null", f"training.evaluate_every={steps}"]
+    changes.append(f"training.threads={torch.get_num_threads()}")
     with tempfile.TemporaryDirectory() as folder:
         perceivers.train(path, out=f"{folder}/run", overrides=[*changes, f"training.log_every={steps}"], quiet=True)
         lines = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]

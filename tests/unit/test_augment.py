@@ -110,6 +110,21 @@ class TestImages:
         for index in range(30):
             assert augmenter(picture(channels=channels), (0, 0, index)).shape == (12, 10, channels)
 
+    @pytest.mark.parametrize("seed", [(0,), (0, 0, 0), (1, 2, 3, 4), (2**32 - 1, 7), (2**32, 7), (2**70, 0, 1)])
+    def test_draws_are_those_of_numpys_generator(self, seed):
+        assert augment._generator(seed).bit_generator.state == np.random.default_rng(seed).bit_generator.state
+
+    @pytest.mark.parametrize("padding", [1, 3, 200])
+    def test_a_pad_crop_and_a_flip_are_drawn_as_ever(self, padding):
+        """Runs that began with an earlier version go on with the same pictures."""
+        settings = ImageAugmentation(crop=PadCrop(padding=padding), flip=0.5)
+        for index in range(50):
+            draw = np.random.default_rng((4, 2, index))
+            down, right = draw.integers(-padding, padding, endpoint=True, size=2).tolist()
+            moved = augment._moved(picture(), down, right)
+            expected = moved[:, ::-1] if draw.random() < 0.5 else moved
+            np.testing.assert_array_equal(augment_image(picture(), settings, (4, 2, index)), expected)
+
     def test_channels_are_checked_with_the_settings(self):
         check_channels(ImageAugmentation(flip=1, crop=PadCrop(padding=1)), 13)
         with pytest.raises(SpecError, match="rand_augment works on images of 1 or 3 channels, but these have 4"):

@@ -13,6 +13,7 @@ import toys
 from perceivers.errors import TrainingError
 from perceivers.models.weights import load
 from perceivers.predictor import Predictor
+from perceivers.training import module
 from perceivers.training.checkpoints import latest_checkpoint
 from perceivers.training.evaluate import evaluate
 from perceivers.training.journal import read_lines
@@ -308,6 +309,21 @@ class TestAround:
         before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
         run(people, tmp_path / "run", training__steps=1)
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+    def test_the_process_has_its_threads_back(self, people, tmp_path, monkeypatch):
+        before, found = torch.get_num_threads(), []
+        log = module.Training._log
+        monkeypatch.setattr(module.Training, "_log", lambda self: (found.append(torch.get_num_threads()), log(self)))
+        torch.set_num_threads(2)
+        try:
+            run(people, tmp_path / "run", training__threads=1)
+            assert set(found) == {1}
+            assert torch.get_num_threads() == 2
+            with pytest.raises(TrainingError):
+                run(people, tmp_path / "run", training__threads=1)
+            assert torch.get_num_threads() == 2
+        finally:
+            torch.set_num_threads(before)
 
     def test_in_another_thread(self, people, tmp_path):
         """Where signals cannot be caught, as in a notebook's or a server's thread."""
