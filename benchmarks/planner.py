@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from perceivers.nn.attention import attend, attend_lifted
-from perceivers.nn.attention.planner import PartShape, Path, choose_paths
+from perceivers.nn.attention.planner import Asking, PartShape, Path, choose_paths
 from perceivers.nn.lifted import AxisTables, Lifted
 
 Shape = tuple[int, int, int, int, int]
@@ -79,7 +79,7 @@ def chosen(shape: Shape, training: bool) -> str:
     width = -(-channels // heads) * heads
     side = round(elements**0.5) if content < channels else None
     part = PartShape(elements, content, side)
-    paths = choose_paths([part], queries, channels, width, width, heads, training)
+    paths = choose_paths([part], Asking(queries, channels, width, width, heads, training))
     return "plain" if paths is None else paths[0]
 
 

@@ -116,7 +116,8 @@ def test_plan_of_a_recipe():
         "input words",
         "self-attends",
         "elements: words 20",
-        "read by: words plain",
+        "cross-attend 1",
+        "words: plain ",
         "memory, batch 32",
         "averaged weights",
     ):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from perceivers.nn.attention import attend_lifted, attend_plain, factorised, paths, planner, state
-from perceivers.nn.attention.planner import PartShape, choose_paths
+from perceivers.nn.attention.planner import Asking, PartShape, choose_paths
 from perceivers.nn.blocks import CrossAttend
 from perceivers.nn.lifted import AxisTables, Lifted
 from perceivers.nn.streamed import Gathered
@@ -182,9 +182,10 @@ class TestPlanner:
 
     def test_flat_and_streamed_inputs_are_never_joined(self):
         shapes = [PartShape(100, 64)], [PartShape(100, 64, streamed=True)]
-        assert choose_paths(shapes[0], 8, 64, 64, 64, 8) is None
-        assert choose_paths(shapes[0], 8, 64, 64, 64, 8, flat=True) is not None
-        assert choose_paths(shapes[1], 8, 64, 64, 64, 8) is not None
+        asking = Asking(8, 64, 64, 64, 8)
+        assert choose_paths(shapes[0], asking) is None
+        assert choose_paths(shapes[0], asking, flat=True) is not None
+        assert choose_paths(shapes[1], asking) is not None
 
     def test_half_precision_and_shapes_without_data_are_read_plainly(self):
         assert planner.reads_apart(torch.zeros(1))
@@ -207,7 +208,7 @@ class TestPlanner:
     ],
 )
 def test_the_paths_follow_from_shapes(parts, queries, channels, heads, paths, training):
-    assert choose_paths(parts, queries, channels, channels, channels, heads, training) == paths
+    assert choose_paths(parts, Asking(queries, channels, channels, channels, heads, training)) == paths
 
 
 def watch(monkeypatch):

@@ -84,4 +84,6 @@ def answers_and_gradients(model, samples):
 def paths_of(model):
     """The paths that the planner takes for one photo beside the numbers."""
     channels, photo = model.fusion.channels, planner.PartShape(4096, 1, 64)
-    return planner.choose_paths([photo, planner.PartShape(2, channels)], 6, channels, channels, channels, 1)
+    return planner.choose_paths(
+        [photo, planner.PartShape(2, channels)], planner.Asking(6, channels, channels, channels, 1)
+    )

@@ -240,3 +240,61 @@ def test_nothing_is_allocated():
         {"inputs": {"text": INPUTS["text"]}, "outputs": LABEL, "latents": {"count": 10**6, "channels": 10**6}}
     )
     assert plan(spec).memory.parameters > 4 * 10**12
+
+
+class TestLayers:
+    def test_one_a_step_with_its_path_and_why(self):
+        made = plan(PRESETS["perceiver-imagenet-fourier"].spec)
+        crosses = [layer for layer in made.layers if layer.name.startswith("cross-attend")]
+        assert len(crosses) == 8
+        assert len(made.layers) == 16, "its decoder is a mean"
+        assert {layer.paths["image"] for layer in crosses} == {"factorised"}
+        assert crosses[0].why.startswith("image: factorised ")
+        assert all(layer.seconds > 0 and layer.bytes > 0 for layer in made.layers)
+
+    def test_inputs_that_are_joined_are_read_at_once(self):
+        made = plan({**SMALL, "inputs": {"photo": PHOTO, "wave": WAVE}, "outputs": LABEL})
+        (cross, _, decoder) = made.layers
+        assert cross.paths == {"photo": "plain", "wave": "plain"}
+        assert cross.chunks == {"photo": 24, "wave": 30}
+        assert decoder.name == "decoder"
+
+
+class TestBudget:
+    SPEC = PRESETS["perceiver-io-imagenet-fourier"].spec
+
+    def test_without_one_nothing_is_changed(self):
+        made = plan(self.SPEC)
+        assert (made.flat, made.recompute, made.fits) == (False, False, True)
+        assert plan(self.SPEC, budget=1e12).memory == made.memory
+
+    def test_latent_blocks_are_computed_again_when_that_is_needed(self):
+        free = plan(self.SPEC)
+        made = plan(self.SPEC, budget=0.9 * free.memory.training)
+        assert made.recompute
+        assert made.fits
+        assert made.memory.training < 0.7 * free.memory.training
+        assert made.memory.inference == free.memory.inference
+
+    def test_keys_and_values_go_first(self):
+        # Learned positions that are added: nothing to factorise, many heads, so keys and values are made.
+        image = {"kind": "image", "size": [64, 64], "channels": 64, "mean": [0.0] * 64, "std": [1.0] * 64}
+        spec = {
+            "inputs": {"image": {**image, "position": {"kind": "learned", "channels": 64, "join": "add"}}},
+            "latents": {"count": 64, "channels": 64},
+            "encoder": {"layers": 1, "cross": {"heads": 8, "qk_channels": 64}, "self_attend": {"heads": 8}},
+            "outputs": LABEL,
+        }
+        free = plan(spec, batch=8)
+        assert free.paths == {"image": "plain"}
+        made = plan(spec, batch=8, budget=0.95 * free.memory.training)
+        assert (made.flat, made.recompute) == (True, False)
+        assert made.paths["image"] != "plain"
+
+    def test_what_fits_nowhere_says_which_batch_would(self):
+        made = plan(self.SPEC, batch=64, budget=2e9)
+        assert not made.fits
+        assert made.recompute
+        assert 1 <= made.largest_batch < 64
+        assert plan(self.SPEC, batch=made.largest_batch, budget=2e9).fits
+        assert plan(self.SPEC, budget=1e6).largest_batch == 0

@@ -17,6 +17,7 @@ from perceivers.training import module
 from perceivers.training.checkpoints import latest_checkpoint
 from perceivers.training.evaluate import evaluate
 from perceivers.training.journal import read_lines
+from perceivers.training.plan import plan
 from perceivers.training.recipe import as_recipe, read_recipe
 from perceivers.training.run import TrainingResult, train
 from perceivers.training.schedules import lr_factor
@@ -359,3 +360,21 @@ class TestAround:
                     assert node.value.id not in ("pl", "trainer"), path
                 inner = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute)
                 assert not (inner and node.value.attr == "trainer" and node.attr.startswith("_")), path
+
+
+class TestMemoryBudget:
+    def test_less_memory_trains_the_same(self, people, tmp_path, capsys):
+        free = run(people, tmp_path / "free", training={"steps": 3})
+        needed = plan(read_recipe(tmp_path / "free" / "recipe.yaml")).memory.training / 1e9
+        made = train(
+            toys.recipe(training={"steps": 3, "memory_budget": 0.97 * needed}), out=tmp_path / "less", base=people
+        )
+        assert "GB by estimate; keys and values by chunks" in capsys.readouterr().err
+        # Another order of sums: the same to rounding.
+        for name, weight in weights(free.model).items():
+            torch.testing.assert_close(weights(made.model)[name], weight, rtol=1e-4, atol=1e-5)
+
+    def test_a_budget_that_is_too_small_says_what_would_fit(self, people, tmp_path):
+        with pytest.raises(TrainingError, match="no batch fits: take a smaller model, or raise the budget"):
+            run(people, tmp_path / "run", training={"steps": 3, "memory_budget": 1e-6})
+        assert not (tmp_path / "run").exists()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from perceivers.models.layers import Layer
     from perceivers.models.plan import Plan
 
 
@@ -19,12 +20,15 @@ def plan(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Samples. Default: the recipe's batch size; preset: 1.")
     ] = None,
+    memory_budget: Annotated[
+        float | None, typer.Option(min=0, help="GB that training should keep within. Default: the recipe's, or none.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Parameters, FLOPs and memory of a model, before anything is allocated."""
     from perceivers.training.plan import plan as run
 
-    made = run(what, overrides or [], batch)
+    made = run(what, overrides or [], batch, memory_budget)
     if as_json:
         print(json.dumps(_plain(what, made), indent=1, ensure_ascii=False))
     else:
@@ -56,14 +60,54 @@ def _show(what: str, made: "Plan") -> None:
     console.print(listing)
     sizes = ", ".join(f"{name} {count:,}" for name, count in made.elements.items())
     print(f"elements: {sizes}; joined {sum(made.elements.values()):,} × {made.channels}")
-    print("read by: " + ", ".join(f"{name} {path}" for name, path in made.paths.items()))
     print(f"latents: {made.latents[0]} × {made.latents[1]}")
     print("FLOPs: multiplications and additions of the forward pass; a training step takes about 3 times as many.\n")
+    console.print(_layer_table(made))
+    print("Seconds: an estimate for one sample, forward, on one core. Why:")
+    for why in dict.fromkeys(f"{layer.name}: {layer.why}" for layer in made.layers):
+        print(f"  {why}")
+    print()
     console.print(_memory_table(made))
     print("Memory is for float32; activations are an estimate, true within a factor of 2. Not counted: torch itself,")
     print("prepared samples (data.keep_bytes) and batches that workers prepare ahead.")
-    for line in made.assumed:
+    for line in [*_budget(made), *made.assumed]:
         print(f"note: {line}.")
+
+
+def _budget(made: "Plan") -> list[str]:
+    """What a budget changed, and whether that is enough."""
+    if made.budget is None:
+        return []
+    changes = ["keys and values of all elements are never made at once"] if made.flat else []
+    changes += ["what latent blocks keep for the backward pass is computed again"] if made.recompute else []
+    said = [f"to keep within {_bytes(made.budget)}, {' and '.join(changes)}"] if changes else []
+    if not made.fits:
+        most = made.largest_batch
+        cure = f"a batch of {most:,} would" if most else "no batch does: take a smaller model"
+        said.append(f"training does not fit into {_bytes(made.budget)}; {cure}")
+    return said
+
+
+def _layer_table(made: "Plan") -> object:
+    from rich.markup import escape
+    from rich.table import Table
+
+    listing = Table("layer", "read by", title="layer by layer")
+    for column in ("at once", "seconds", "alive"):
+        listing.add_column(column, justify="right", no_wrap=True)
+    # A block that is repeated is one line.
+    merged: list[tuple[Layer, int]] = []
+    for layer in made.layers:
+        if merged and merged[-1][0] == layer:
+            merged[-1] = layer, merged[-1][1] + 1
+        else:
+            merged.append((layer, 1))
+    for layer, times in merged:
+        name = f"{times} × {layer.name}" if times > 1 else layer.name
+        paths = ", ".join(dict.fromkeys(layer.paths.values()))
+        chunks = ", ".join(f"{chunk:,}" for chunk in layer.chunks.values())
+        listing.add_row(escape(name), paths, chunks, f"{times * layer.seconds:.3g}", _bytes(layer.bytes))
+    return listing
 
 
 def _memory_table(made: "Plan") -> object:

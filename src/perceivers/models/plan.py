@@ -5,19 +5,19 @@ norms, softmax and activations add less than 1 % [checked against torch's own co
 Memory is for float32 and one device, as `perceivers.train` works.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from perceivers.inputs import Input
 from perceivers.models.build import build
+from perceivers.models.layers import Layer, layers_of
+from perceivers.models.memory import Alive, block_layers, joined_channels, model_inputs, model_outputs
 from perceivers.models.model import Model
 from perceivers.models.spec import Spec, as_spec
 from perceivers.nn import MLP, Attention, CrossAttend, Decoder, SelfAttend
-from perceivers.nn.attention.planner import Path, choose_paths
-from perceivers.outputs import Output
+from perceivers.nn.attention.planner import Path
 
 FLOAT = 4  # bytes
 ASSUMED_STEPS = 1000  # of an irregular series, which has no fixed count
@@ -58,6 +58,8 @@ class Memory:
 class Plan:
     """What a model costs.
 
+    layers: each with its path, chunks, time and bytes. budget: bytes that training was to keep within, or None; flat
+    and recompute say what was changed for it (see `Encoder.save_memory`), and `fits` whether that was enough.
     elements: input name → M; joined they are an array (M, `channels`). paths: input name → how the encoder's attention
     reads it (`plain`: keys and values of all inputs joined). assumed: in words.
     """
@@ -70,6 +72,10 @@ class Plan:
     batch: int
     memory: Memory
     assumed: tuple[str, ...]
+    layers: tuple[Layer, ...]
+    budget: int | None = None
+    flat: bool = False
+    recompute: bool = False
 
     @property
     def parameters(self) -> int:
@@ -81,12 +87,26 @@ class Plan:
         """Multiplications plus additions of one sample's forward pass."""
         return sum(part.flops for part in self.parts)
 
+    @property
+    def fits(self) -> bool:
+        """Whether training keeps within the budget; True without one."""
+        return self.budget is None or self.memory.training <= self.budget
 
-def plan(spec: "Spec | Mapping[str, Any]", batch: int = 1, averages: bool = False) -> Plan:
+    @property
+    def largest_batch(self) -> int:
+        """Samples of a batch with which training would keep within the budget; 0: not with one."""
+        assert self.budget is not None, "only a budget limits a batch"
+        fixed = self.memory.training - self.memory.training_activations
+        return max(int((self.budget - fixed) * self.batch // max(self.memory.training_activations, 1)), 0)
+
+
+def plan(spec: "Spec | Mapping[str, Any]", batch: int = 1, averages: bool = False, budget: float | None = None) -> Plan:
     """The cost of a model on batches of `batch` samples.
 
     `averages`: training keeps averaged weights (training.ema). Statistics and classes that training would learn are
-    filled in neutrally, and `Plan.assumed` says where that changes a count.
+    filled in neutrally, and `Plan.assumed` says where that changes a count. `budget`: bytes that training should keep
+    within: the plan then leaves out keys and values of all elements, and next what latent blocks keep for the backward
+    pass, as far as it must; `Plan.fits` says whether that is enough.
 
     Activations are estimated from the arrays that are alive at once: in training all that the backward pass needs of
     every step so far, plus the gradients inside the step that is being undone, at the worst step; in inference the
@@ -100,19 +120,35 @@ def plan(spec: "Spec | Mapping[str, Any]", batch: int = 1, averages: bool = Fals
     for name in [name for name, count in elements.items() if count == 0]:
         elements[name] = ASSUMED_STEPS
         assumed.append(f"input '{name}' is irregular and has no fixed length: assumed {ASSUMED_STEPS:,} elements")
+    changes = [(False, False)] if budget is None else [(False, False), (True, False), (False, True), (True, True)]
+    found = [_plan(model, Alive(model, elements, *change), batch, averages, assumed, budget) for change in changes]
+    return next((made for made in found if made.fits), min(found, key=lambda made: made.memory.training))
+
+
+def _plan(model: Model, alive: Alive, batch: int, averages: bool, assumed: list[str], budget: float | None) -> Plan:
     size = sum(p.numel() for p in model.parameters()) * FLOAT
     memory = Memory(
         parameters=size + sum(b.numel() * b.element_size() for b in model.buffers()),
         gradients=size,
         moments=2 * size,
         averages=size if averages else 0,
-        training_activations=(_training_floats(model, elements) * batch + _table_floats(model, elements)) * FLOAT,
-        inference_activations=(_inference_floats(model, elements) * batch + _table_floats(model, elements)) * FLOAT,
+        training_activations=(alive.training() * batch + alive.tables()) * FLOAT,
+        inference_activations=(alive.inference() * batch + alive.tables()) * FLOAT,
     )
-    shape = (spec.latents.count, spec.latents.channels)
-    parts = tuple(_parts(model, elements))
-    paths = _paths(model, elements)
-    return Plan(parts, elements, _joined_channels(model), paths, shape, batch, memory, tuple(assumed))
+    return Plan(
+        parts=tuple(_parts(model, alive.elements)),
+        elements=alive.elements,
+        channels=joined_channels(model),
+        paths=alive.paths(),
+        latents=(model.spec.latents.count, model.spec.latents.channels),
+        batch=batch,
+        memory=memory,
+        assumed=tuple(assumed),
+        layers=layers_of(model, alive),
+        budget=None if budget is None else int(budget),
+        flat=alive.flat,
+        recompute=alive.recompute,
+    )
 
 
 def _completed(spec: Spec) -> tuple[Spec, list[str]]:
@@ -128,17 +164,6 @@ def _completed(spec: Spec) -> tuple[Spec, list[str]]:
     return spec.with_changes(inputs=inputs, outputs=outputs), assumed
 
 
-def _inputs(model: Model) -> Iterator[tuple[str, Input, tuple[int, ...] | None]]:
-    """Name, module and raw grid of every input."""
-    for name, module in model.inputs.items():
-        assert isinstance(module, Input), "inputs are Inputs"
-        yield name, module, model.spec.inputs[name].raw_grid()
-
-
-def _outputs(model: Model) -> dict[str, Output]:
-    return {name: output for name, output in model.outputs.items() if isinstance(output, Output)}
-
-
 # -- parameters and FLOPs ----------------------------------------------------------------------------------------------
 
 
@@ -149,12 +174,12 @@ def _parts(model: Model, elements: Mapping[str, int]) -> list[Part]:
         _cross_flops(encoder.cross_attends[i], latents, total) for kind, i in encoder.order if kind == "cross"
     )
     thinks = sum(
-        _self_flops(layer, latents) for kind, i in encoder.order if kind == "block" for layer in _layers(model, i)
+        _self_flops(layer, latents) for kind, i in encoder.order if kind == "block" for layer in block_layers(model, i)
     )
-    outputs = _outputs(model)
+    outputs = model_outputs(model)
     parts = [
         Part(f"input {name}", _count(module), module.flops(elements[name], grid))
-        for name, module, grid in _inputs(model)
+        for name, module, grid in model_inputs(model)
     ]
     if model.fusion is not None:
         parts.append(Part("input embeddings", _count(model.fusion), 0))
@@ -174,10 +199,6 @@ def _parts(model: Model, elements: Mapping[str, int]) -> list[Part]:
 
 def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def _layers(model: Model, block: int) -> list[SelfAttend]:
-    return list(model.encoder.blocks[block])  # pyright: ignore[reportArgumentType]
 
 
 def _linear_flops(layer: nn.Linear, rows: int) -> int:
@@ -202,99 +223,3 @@ def _cross_flops(cross: nn.Module, queries: int, elements: int) -> int:
 
 def _self_flops(layer: SelfAttend, latents: int) -> int:
     return _attention_flops(layer.attention, latents, latents) + _mlp_flops(layer.mlp, latents)
-
-
-# -- activations, in numbers of one sample -----------------------------------------------------------------------------
-
-
-def _joined_channels(model: Model) -> int:
-    """C of the array that the encoder reads."""
-    if model.fusion is not None:
-        return model.fusion.channels
-    return int(next(iter(model.inputs.values())).channels)  # pyright: ignore[reportArgumentType]
-
-
-def _paths(model: Model, elements: Mapping[str, int]) -> dict[str, Path]:
-    """How the first cross-attend reads each input; the others have the same shapes."""
-    index = next(index for kind, index in model.encoder.order if kind == "cross")
-    attention = model.encoder.cross_attends[index].attention
-    assert isinstance(attention, Attention), "a cross-attend attends"
-    channels = _joined_channels(model)
-    shapes = [module.part(elements[name], channels, grid) for name, module, grid in _inputs(model)]
-    widths = attention.key.out_features, attention.value.out_features
-    chosen = choose_paths(shapes, model.spec.latents.count, channels, *widths, attention.heads)
-    return dict(zip(elements, chosen or ("plain",) * len(shapes), strict=True))
-
-
-def _input_floats(model: Model, elements: Mapping[str, int]) -> int:
-    """Raw values as they come and normalised, each input's elements, and all joined where they are."""
-    paths = _paths(model, elements)
-    total = sum(elements.values()) * _joined_channels(model) if "plain" in paths.values() else 0
-    for name, module, grid in _inputs(model):
-        count, factorised = elements[name], paths[name] == "factorised"
-        lifted = module.part(count, module.channels, grid).content if factorised else module.channels
-        total += 2 * model.spec.inputs[name].raw_numbers(count) + count * lifted
-    return total
-
-
-def _table_floats(model: Model, elements: Mapping[str, int]) -> int:
-    """Fourier features joined for the plain path, once for all samples; as tables they are next to nothing."""
-    paths = _paths(model, elements)
-    return sum(module.table_floats(elements[name]) for name, module, _ in _inputs(model) if paths[name] != "factorised")
-
-
-def _stem_floats(model: Model) -> list[int]:
-    """Of each layer below the elements of each input."""
-    return [count for _, module, grid in _inputs(model) for count in module.kept(grid)]
-
-
-def _steps(model: Model, elements: Mapping[str, int]) -> list[tuple[int, int]]:
-    """Of each step of encoder and decoder: what the backward pass needs, and what undoing it needs besides."""
-    latents, total = model.spec.latents.count, sum(elements.values())
-    apart = "plain" not in _paths(model, elements).values()
-    found = []
-    for kind, index in model.encoder.order:
-        if kind == "cross":
-            cross = model.encoder.cross_attends[index]
-            found.append(_block_floats(cross.attention, cross.mlp, latents, total, apart))  # pyright: ignore[reportArgumentType]
-        else:
-            found += [_block_floats(layer.attention, layer.mlp, latents) for layer in _layers(model, index)]
-    if isinstance(model.decoder, Decoder):
-        cross = model.decoder.cross_attend
-        queries = sum(output.count for output in _outputs(model).values())
-        found.append(_block_floats(cross.attention, cross.mlp, queries, latents))
-    return found
-
-
-def _block_floats(
-    attention: Attention, mlp: MLP, queries: int, elements: int | None = None, apart: bool = False
-) -> tuple[int, int]:
-    """Numbers that a block of `queries` rows keeps when it reads `elements` rows (None: itself), and its gradients.
-
-    apart: the elements are read without keys and values.
-    """
-    width, read = attention.output.out_features, attention.key.in_features
-    qk, v = attention.query.out_features, attention.value.out_features
-    # Normalised, query, read, residual sum, normalised, hidden before and after its activation, result.
-    own = queries * (4 * width + qk + v + 2 * mlp.hidden.out_features)
-    if elements is not None and apart:
-        # No keys, values or normalised copy: each head's queries and what they read are as wide as the elements.
-        wide = attention.heads * queries * read
-        return own + 2 * wide, 4 * wide + elements * read
-    others = queries if elements is None else elements
-    read_in = others * (qk + v) + (0 if elements is None else elements * read)
-    weights = 0 if qk == v else attention.heads * queries * others
-    gradients = weights + others * (qk + v + 2 * read) + queries * (2 * width + qk + v)
-    return own + read_in + weights, gradients
-
-
-def _training_floats(model: Model, elements: Mapping[str, int]) -> int:
-    kept = peak = _input_floats(model, elements) + sum(_stem_floats(model))
-    for saved, gradients in _steps(model, elements):
-        kept += saved
-        peak = max(peak, kept + gradients)
-    return peak
-
-
-def _inference_floats(model: Model, elements: Mapping[str, int]) -> int:
-    return _input_floats(model, elements) + max([saved for saved, _ in _steps(model, elements)] + _stem_floats(model))

@@ -14,21 +14,30 @@ from perceivers.training.recipe import Recipe, as_recipe, read_recipe, with_over
 
 
 def plan(
-    what: "str | Path | Recipe | Spec | Mapping[str, Any]", overrides: Sequence[str] = (), batch: int | None = None
+    what: "str | Path | Recipe | Spec | Mapping[str, Any]",
+    overrides: Sequence[str] = (),
+    batch: int | None = None,
+    memory_budget: float | None = None,
 ) -> Plan:
     """Parameters, FLOPs and memory of a model, before anything is allocated; see `perceivers.models.plan.plan`.
 
     what: a recipe's file, a preset's name, a `Recipe`, a `Spec`, or plain data of either (a recipe has a `model`).
     overrides: `["model.latents.count=256", …]`; of a spec or preset `["latents.count=256", …]`. batch: samples; None:
-    the recipe's batch size, or 1. A recipe tells whether averaged weights are kept, and the classes of the named data
+    the recipe's batch size, or 1. memory_budget: GB that training should keep within; None: the recipe's. A recipe
+    tells whether averaged weights are kept, and the classes of the named data
     set that it trains on. Raises `SpecError`.
     """
     found = _model(what, overrides)
     if isinstance(found, Spec):
-        return plan_of_spec(found, 1 if batch is None else batch)
+        return plan_of_spec(found, 1 if batch is None else batch, budget=_bytes(memory_budget))
     training = found.training
     size = training.batch_size if batch is None else batch
-    return plan_of_spec(_with_known_classes(found), size, averages=training.ema is not None)
+    budget = _bytes(training.memory_budget if memory_budget is None else memory_budget)
+    return plan_of_spec(_with_known_classes(found), size, averages=training.ema is not None, budget=budget)
+
+
+def _bytes(budget: float | None) -> float | None:
+    return None if budget is None else budget * 10**9
 
 
 def _model(what: "str | Path | Recipe | Spec | Mapping[str, Any]", overrides: Sequence[str]) -> Recipe | Spec:

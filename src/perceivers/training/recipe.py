@@ -60,6 +60,9 @@ class TrainingSettings(Settings):
     """Of weights, order, augmentation and dropout."""
     threads: PositiveInt | None = None
     """CPU threads; None: as torch finds. Bit-identical resumption needs the same number."""
+    memory_budget: PositiveFloat | None = None
+    """GB that training should keep within, by estimate (`perceivers plan`): keys and values of all elements and what
+    latent blocks keep for the backward pass are then made again instead of kept, as far as needed. None: no limit."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """auto: CUDA when there is one, else the CPU."""
 

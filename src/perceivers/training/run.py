@@ -23,6 +23,7 @@ from perceivers.models.weights import save
 from perceivers.training import rng
 from perceivers.training.card import model_card
 from perceivers.training.lock import RunLock
+from perceivers.training.plan import plan
 from perceivers.training.recipe import Recipe, as_recipe, read_recipe, recipe_text, with_overrides
 from perceivers.training.reporter import Reporter, clock
 from perceivers.training.resumption import check_free, check_same_data, open_run
@@ -93,6 +94,7 @@ def _train(recipe: Recipe, base: Path, resume: bool, lock: RunLock, reporter: Re
         data=_absolute(recipe, base),
     )
     model = build(recipe.model, seed=recipe.training.seed)
+    _save_memory(model, recipe, reporter)
     if state is not None:
         check_same_data(state, recipe, prepared, run)
         model.load_state_dict(state["model"])
@@ -132,6 +134,26 @@ def _disk(run: Path) -> Iterator[None]:
             f"'{error.filename or run}': {error.strerror or error}. What was saved before is untouched. Free some "
             "space, make the folder writable or choose another; a run that had begun goes on by --resume (resume=True)."
         ) from error
+
+
+def _save_memory(model: Model, recipe: Recipe, reporter: Reporter) -> None:
+    """What the memory budget asks for; a `TrainingError` where no change is enough."""
+    budget = recipe.training.memory_budget
+    if budget is None:
+        return
+    made = plan(recipe)
+    if not made.fits:
+        most = made.largest_batch
+        cure = f"set training.batch_size to {most} or less" if most else "no batch fits: take a smaller model"
+        raise TrainingError(
+            f"training needs {made.memory.training / 1e9:.2f} GB by estimate, more than training.memory_budget = "
+            f"{budget:g} GB, even with all that can be computed again; {cure}, or raise the budget."
+        )
+    model.encoder.save_memory(made.flat, made.recompute)
+    changes = [*["keys and values by chunks"] * made.flat, *["latent blocks computed again"] * made.recompute]
+    reporter.note(
+        f"memory: {made.memory.training / 1e9:.2f} of {budget:g} GB by estimate; {', '.join(changes) or 'as is'}"
+    )
 
 
 def _tell(prepared: Prepared, reporter: Reporter) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from perceivers.errors import SpecError
 from perceivers.nn.attention.asking import ask_grid, asks_by_tables
 from perceivers.nn.attention.attend import attend
-from perceivers.nn.attention.planner import choose_paths, reads_apart, shape_of
+from perceivers.nn.attention.planner import Asking, choose_paths, reads_apart, shape_of
 from perceivers.nn.attention.read import attend_lifted
 from perceivers.nn.initialisers import block_linear
 from perceivers.nn.lifted import Lifted
@@ -79,7 +79,7 @@ class Attention(nn.Module):
                 )
         else:
             training = torch.is_grad_enabled() and query.requires_grad
-            paths = choose_paths(shapes, query.shape[1], channels, *widths, self.heads, training, self.flat)
+            paths = choose_paths(shapes, Asking(query.shape[1], channels, *widths, self.heads, training), self.flat)
         if paths is None:
             readable = None if elements.mask is None else elements.mask[:, None]
             return self._read(query, norm(elements.joined), readable)

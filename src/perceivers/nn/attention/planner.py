@@ -93,30 +93,22 @@ def nanoseconds(part: PartShape, path: Path, asking: Asking) -> float:
     return sum(a * b for a, b in zip(COSTS[path, asking.training], work(part, path, asking), strict=True))
 
 
+def part_paths(part: PartShape) -> tuple[Path, ...]:
+    """The paths that can read a part and make no array of all keys and values."""
+    return ("factorised", "absorbed", "projected") if part.columns is not None else ("absorbed", "projected")
+
+
 def part_path(part: PartShape, asking: Asking) -> Path:
-    """The cheapest path of one part that makes no array of all keys and values."""
-    paths: list[Path] = ["absorbed", "projected"]
-    if part.columns is not None:
-        paths.insert(0, "factorised")
-    cheapest: Path = min(paths, key=lambda path: nanoseconds(part, path, asking))
+    """The cheapest of `part_paths`."""
+    cheapest: Path = min(part_paths(part), key=lambda path: nanoseconds(part, path, asking))
     return cheapest
 
 
-def choose_paths(
-    parts: Sequence[PartShape],
-    queries: int,
-    channels: int,
-    qk: int,
-    v: int,
-    heads: int,
-    training: bool = False,
-    flat: bool = False,
-) -> tuple[Path, ...] | None:
+def choose_paths(parts: Sequence[PartShape], asking: Asking, flat: bool = False) -> tuple[Path, ...] | None:
     """A path for each part, or None: all joined, with keys and values, by the plain path.
 
     flat: never the plain path, so that memory does not grow with keys and values of all elements.
     """
-    asking = Asking(queries, channels, qk, v, heads, training)
     elements = sum(part.elements for part in parts)
     must = flat or any(part.streamed for part in parts)
     if elements < FEWEST_ELEMENTS and not must:
@@ -125,7 +117,7 @@ def choose_paths(
     if must:
         return paths
     apart = sum(nanoseconds(part, path, asking) for part, path in zip(parts, paths, strict=True))
-    return paths if apart < nanoseconds(PartShape(elements, channels), "plain", asking) else None
+    return paths if apart < nanoseconds(PartShape(elements, asking.channels), "plain", asking) else None
 
 
 def reads_apart(query: Tensor) -> bool:
