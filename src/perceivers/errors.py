@@ -4,7 +4,8 @@
     ├── SpecError              a spec, recipe, preset or override that cannot be understood
     ├── DataError              a file, row, column or value that cannot be read
     ├── ModelError             a model directory or checkpoint that cannot be trusted
-    └── TrainingError          a run that cannot go on
+    ├── TrainingError          a run that cannot go on
+    └── GroupError             processes that work together and do not agree, or one that is lost
 
 All are `ValueError`s, so callers that catch `ValueError` keep working. `assert` is for our own mistakes.
 """
@@ -31,6 +32,10 @@ class ModelError(PerceiversError):
 
 class TrainingError(PerceiversError):
     """A training run that cannot start or cannot go on."""
+
+
+class GroupError(PerceiversError):
+    """Processes of one group that were given different things, or one of them that failed, died or stalled."""
 
 
 def near_miss(name: str, known: Iterable[str]) -> str:

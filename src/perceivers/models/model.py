@@ -1,17 +1,19 @@
 """The model: `encode` a batch into latents, `decode` latents into predictions; `forward` is their composition."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from perceivers.cells import is_missing
 from perceivers.elements import Batch, Elements
 from perceivers.errors import DataError, unknown
 from perceivers.inputs import Input
+from perceivers.models.sharding import own_share
 from perceivers.models.spec import Spec
 from perceivers.nn import AverageDecoder, Decoder, Encoder
 from perceivers.nn.initialisers import learned_array
@@ -84,22 +86,33 @@ class Model(nn.Module):
         self.decoder = decoder
         self.trained: Trained | None = None
 
-    def forward(self, batch: "Batch | Mapping[str, Any] | Sequence[Mapping[str, Any]]") -> dict[str, Tensor]:
+    def forward(
+        self, batch: "Batch | Mapping[str, Any] | Sequence[Mapping[str, Any]]", group: ProcessGroup | None = None
+    ) -> dict[str, Tensor]:
         """Predictions by output name, each (B, width): logits, or numbers on the standardised scale."""
-        return self.decode(self.encode(batch))
+        return self.decode(self.encode(batch, group))
 
-    def encode(self, batch: "Batch | Mapping[str, Any] | Sequence[Mapping[str, Any]]") -> Tensor:
-        """Latents (B, N, D) of a `Batch`, or of one raw sample, or of a list of raw samples (see `collate`)."""
-        if not isinstance(batch, Batch):
-            batch = self.collate([batch] if isinstance(batch, Mapping) else batch)
-        for name in [*batch.inputs, *batch.sources]:
-            if name not in self.inputs:
-                raise unknown("input", name, self.inputs, DataError)
+    def encode(
+        self, batch: "Batch | Mapping[str, Any] | Sequence[Mapping[str, Any]]", group: ProcessGroup | None = None
+    ) -> Tensor:
+        """Latents (B, N, D) of a `Batch`, or of one raw sample, or of a list of raw samples (see `collate`).
+
+        group: its processes read one sample together, each its rows of every `Source` (see `sharding.own_share`). All
+        call this with the same inputs, and all get the same latents; backward, the same gradients.
+        """
+        if group is None:
+            given = batch = self.collated(batch)
+        else:
+            given, batch = own_share(self, batch, group)
         present = {name: batch.inputs[name] for name in self.inputs if name in batch.inputs}
         # An input without elements is an absent one: both take the same path, and the same bits come out.
         read = {name: self._lift(name, elements) for name, elements in present.items() if elements.values.shape[1]}
         read |= {name: self._stream(name, source) for name, source in batch.sources.items()}
-        return self.encoder(self._gathered({name: read[name] for name in self.inputs if name in read}, batch.size))
+        gathered = self._gathered({name: read[name] for name in self.inputs if name in read}, batch.size)
+        latents = self.encoder(replace(gathered, group=group))
+        for name, source in given.sources.items():
+            source.masked = batch.sources[name].masked
+        return latents
 
     def decode(
         self, latents: Tensor, outputs: Iterable[str] | None = None, chunk: int | None = None
@@ -118,6 +131,15 @@ class Model(nn.Module):
         counts = [q.shape[1] for q in queries]
         parts = self.decoder(torch.cat(queries, dim=1), latents, chunk=chunk).split(counts, dim=1)
         return {name: self._output(name).predict(part) for name, part in zip(names, parts, strict=True)}
+
+    def collated(self, batch: "Batch | Mapping[str, Any] | Sequence[Mapping[str, Any]]") -> Batch:
+        """A `Batch` whose inputs are all known, from whatever `encode` takes."""
+        if not isinstance(batch, Batch):
+            batch = self.collate([batch] if isinstance(batch, Mapping) else batch)
+        for name in [*batch.inputs, *batch.sources]:
+            if name not in self.inputs:
+                raise unknown("input", name, self.inputs, DataError)
+        return batch
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
         """A `Batch` from raw samples: input name → raw value. What is left out, None, NaN or empty is absent.

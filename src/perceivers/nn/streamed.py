@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from perceivers.nn.lifted import Lifted
 
@@ -52,9 +53,12 @@ class Gathered:
     """The inputs of a batch as the encoder reads them: each for itself, or joined where a path wants one array.
 
     parts: at least one, all of one width C and batch B; the order is the order of the elements.
+    group: streams are this process's share of the elements of a sample that the whole group reads; what is in memory is
+    the same in every process.
     """
 
     parts: tuple[Lifted | Streamed, ...]
+    group: ProcessGroup | None = None
 
     @property
     def batch(self) -> int:
@@ -88,4 +92,4 @@ class Gathered:
 
     def cleared(self) -> "Gathered":
         """The same with zeros where nothing is."""
-        return Gathered(tuple(part.cleared() for part in self.parts))
+        return replace(self, parts=tuple(part.cleared() for part in self.parts))

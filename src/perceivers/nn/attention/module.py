@@ -83,7 +83,8 @@ class Attention(nn.Module):
         if paths is None:
             readable = None if elements.mask is None else elements.mask[:, None]
             return self._read(query, norm(elements.joined), readable)
-        return self.output(attend_lifted(query, elements.parts, paths, norm, self.key, self.value, self.heads))
+        read = attend_lifted(query, elements.parts, paths, norm, self.key, self.value, self.heads, elements.group)
+        return self.output(read)
 
     def asked(self, queries: Lifted, norm: nn.LayerNorm, elements: Float[Tensor, "B N C"]) -> Float[Tensor, "B O _"]:
         """`self(norm(queries.joined()), elements)`, by tables where the position is tables and that is cheaper.

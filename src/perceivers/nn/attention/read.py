@@ -7,14 +7,18 @@ on top, since Σ p = 1. The paths differ in how they come to the state; everythi
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
+from perceivers.nn.attention.absorbed import score_bound
 from perceivers.nn.attention.paths import GRADIENTS, STATES, Settings, offset_of, with_gradients
 from perceivers.nn.attention.planner import Path
+from perceivers.nn.attention.sharded import Workers, merge_over, shared
 from perceivers.nn.attention.state import State, merged
 from perceivers.nn.attention.streaming import ReadStream
 from perceivers.nn.lifted import AxisTables, Lifted
@@ -41,10 +45,22 @@ class Asked:
 
 def asked(query: Float[Tensor, "B O F"], norm: nn.LayerNorm, key: nn.Linear, value: nn.Linear, heads: int) -> Asked:
     """Queries with the norm's scale and the key's weights on their side; scores need no further scale."""
+    return asked_by(query, norm.weight, key.weight, value.weight, norm.eps, heads)
+
+
+def asked_by(
+    query: Float[Tensor, "B O F"],
+    scale: Float[Tensor, " C"],
+    key: Float[Tensor, "F C"],
+    value: Float[Tensor, "V C"],
+    eps: float,
+    heads: int,
+) -> Asked:
+    """The same from the weights themselves; scale: of the norm."""
     split = query.unflatten(-1, (heads, -1)) * (query.shape[-1] // heads) ** -0.5
-    maps = key.weight * norm.weight, value.weight * norm.weight
+    maps = key * scale, value * scale
     wide = torch.einsum("bohd,hdc->bhoc", split, maps[0].unflatten(0, (heads, -1))).flatten(1, 2)
-    return Asked(wide, split.transpose(1, 2).flatten(1, 2), maps, norm.eps, heads)
+    return Asked(wide, split.transpose(1, 2).flatten(1, 2), maps, eps, heads)
 
 
 def attend_lifted(
@@ -55,16 +71,60 @@ def attend_lifted(
     key: nn.Linear,
     value: nn.Linear,
     heads: int,
+    group: ProcessGroup | None = None,
 ) -> Float[Tensor, "B O V"]:
     """The same result as `attend` over `key(norm(x))` and `value(norm(x))` of all parts joined, which are never made.
 
     paths: one a part: `absorbed`, `projected`, or `factorised` (whose position is `AxisTables`, concatenated). Masked
     elements must hold finite numbers. A sample with nothing to read gives zeros. Gradients reach all arguments; the
-    key's bias has none (exactly 0). Not differentiable twice.
+    key's bias has none (exactly 0). Not differentiable twice. group: streams are shares of what its workers read
+    together, see `Gathered`; every worker calls this, and gets the same.
     """
     queries = asked(query, norm, key, value, heads)
-    states = [part_state(queries, part, path) for part, path in zip(parts, paths, strict=True)]
-    return values_of(queries, merged_values(queries, states, paths), norm, value, sure=sure_to_read(parts))
+    if group is not None and any(isinstance(part, Streamed) for part in parts):
+        state = _state_over(group, query, queries, parts, paths, norm, key, value)
+    else:
+        states = [part_state(queries, part, path) for part, path in zip(parts, paths, strict=True)]
+        state = merged_values(queries, states, paths)
+    return values_of(queries, state, norm, value, sure=sure_to_read(parts))
+
+
+def _state_over(
+    group: ProcessGroup,
+    query: Tensor,
+    queries: Asked,
+    parts: Sequence[Lifted | Streamed],
+    paths: Sequence[Path],
+    norm: nn.LayerNorm,
+    key: nn.Linear,
+    value: nn.Linear,
+) -> State:
+    """Of the streams of all workers, merged, and of what is in memory, which each worker reads for itself.
+
+    What is in memory is read by one path on every worker, or rounding would let the workers drift apart.
+    """
+    workers = Workers(group)
+    streams = [workers.guarded(part) for part in parts if isinstance(part, Streamed)]
+    their_paths: list[Path] = [path for part, path in zip(parts, paths, strict=True) if isinstance(part, Streamed)]
+    held = [part for part in parts if isinstance(part, Lifted)]
+    parameters = [p for stream in streams for p in stream.parameters]
+    query, *weights = shared(workers, query, norm.weight, key.weight, value.weight, *parameters)
+    share = asked_by(query, weights[0], weights[1], weights[2], norm.eps, queries.heads)
+
+    def read() -> State:
+        states, given = [], iter(weights[3:])
+        for stream, path in zip(streams, their_paths, strict=True):
+            states.append(part_state(share, stream, path, tuple(islice(given, len(stream.parameters)))))
+        return merged_values(share, states, their_paths)
+
+    lse = queries.narrow.new_full(queries.narrow.shape[:2], float("-inf"), dtype=torch.float64)
+    nothing = State(lse, lse.new_zeros(*lse.shape, value.out_features // queries.heads))
+    state = merge_over(workers, workers.attempt(read, nothing), score_bound(share.wide.detach()))
+    if not held:
+        return state
+    one: list[Path] = ["absorbed"] * len(held)
+    own = merged_values(queries, [part_state(queries, part, "absorbed") for part in held], one)
+    return merged([state, State(own.lse, own.read.double())])
 
 
 def merged_values(queries: Asked, states: Sequence[State], paths: Sequence[Path]) -> State:
@@ -91,12 +151,12 @@ def sure_to_read(parts: Sequence[Lifted | Streamed]) -> bool:
     return any(isinstance(part, Lifted) and part.mask is None and part.content.shape[1] > 0 for part in parts)
 
 
-def part_state(queries: Asked, part: Lifted | Streamed, path: Path) -> State:
-    """The state of one part, differentiable."""
+def part_state(queries: Asked, part: Lifted | Streamed, path: Path, given: tuple[Tensor, ...] | None = None) -> State:
+    """The state of one part, differentiable. given: what takes the gradients of a stream's parameters for them."""
     rows, maps = queries.rows(path), queries.maps if path == "projected" else ()
     settings = Settings(path, queries.eps, len(maps))
     if isinstance(part, Streamed):
-        return State(*ReadStream.apply(rows, part, settings, *maps, *part.parameters))
+        return State(*ReadStream.apply(rows, part, settings, *maps, *(part.parameters if given is None else given)))
     part = with_gradients(part, path)
     settings = replace(settings, add=part.add, order=part.order)
     return State(*_Read.apply(rows, part.content, part.mask, settings, *maps, *part.positions))
