@@ -73,8 +73,9 @@ def answers(model, sample, group=None):
     model.zero_grad()
     found = model(sample, group)["label"]
     found.square().sum().backward()
-    kept = {n: p.grad for n, p in model.named_parameters() if not n.endswith("attention.key.bias")}
-    return {"answer": found.detach(), **kept}
+    given = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    # The key's bias shifts all scores alike: its gradient is zero but for rounding.
+    return {"answer": found.detach(), **{n: g for n, g in given.items() if not n.endswith("attention.key.bias")}}
 
 
 def a_state(rank, spread):
@@ -93,6 +94,17 @@ def loss_of(state):
     """Of what was read; in rows where nothing was, lse is no number to sum."""
     finite = ~state.lse.isinf()
     return state.lse[finite].sin().sum() + (state.read * torch.arange(3.0)).square().sum()
+
+
+def holes(group):
+    """Of a whole source that has lost the rows 70 and 159: how many elements were masked, and the progress told."""
+    values, told = np.zeros((ROWS, 40, 2), np.float32), []
+    values[70], values[159] = np.nan, np.inf
+    source = Source.of(values)
+    source.progress = lambda done, count: told.append((done, count))
+    with torch.no_grad():
+        a_model("pixels", 1).encode({"scene": source}, group)
+    return source.masked, told
 
 
 def failing(error_in_pass):
@@ -184,6 +196,10 @@ def work(rank, folder):
         with counted() as sent:
             answers(a_model("irregular", 1), a_sample("irregular", a_source("irregular", count=count)), groups[WORKERS])
         found["bytes"][count] = sent.bytes, sent.collectives
+    found["holes"] = holes(groups[WORKERS])
+    facts = {"facts": [1.0, 2.0]}
+    model = a_model("patches and facts", 2)
+    found["no source"] = answers(model, facts, groups[WORKERS]), answers(model, facts)
     for spread in (1.0, 1000.0):
         state = a_state(rank, spread)
         merged = merge_over(Workers(groups[WORKERS]), state, 5 * spread)

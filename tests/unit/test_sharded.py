@@ -105,6 +105,16 @@ def test_states_are_merged_as_in_one_process(found, spread):
             torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
 
 
+def test_each_worker_tells_of_its_own_rows(found):
+    assert [found[rank]["holes"] for rank in range(WORKERS)] == [(n, [(40, 40)]) for n in (0, 40, 0, 40)]
+
+
+def test_without_a_source_every_worker_reads_all(found):
+    for rank in range(WORKERS):
+        together, alone = found[rank]["no source"]
+        assert [name for name in alone if not torch.equal(together[name], alone[name])] == []
+
+
 MISTAKES = {
     "names": ("the inputs that are no source differ: facts on rank 0, none on rank 2", "same inputs"),
     "no source": ("the sources differ: scene on rank 0, none on rank 1", "empty part"),

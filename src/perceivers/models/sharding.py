@@ -186,7 +186,8 @@ def _names(given: dict[str, Any]) -> str:
 
 
 def _close(mine: list[float], other: list[float]) -> bool:
-    return all(abs(a - b) <= ROUNDING * max(mine[1], other[1]) for a, b in zip(mine, other, strict=True))
+    # Where weights are no numbers any more, that is what the user is to see, not a difference.
+    return not any(abs(a - b) > ROUNDING * max(mine[1], other[1]) for a, b in zip(mine, other, strict=True))
 
 
 def _shown(mine: list[float], other: list[float]) -> tuple[str, str]:
