@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from perceivers.nn.lifted import Lifted
 from perceivers.nn.streamed import Gathered, Streamed
 from perceivers.outputs import Output
 from perceivers.sources import Source
+
+# Declared one by one, so that a caller who knows which one it is still knows it afterwards.
+Part = TypeVar("Part", Lifted, Streamed, Lifted | Streamed)
 
 
 class Fusion(nn.Module):
@@ -104,15 +107,29 @@ class Model(nn.Module):
             given = batch = self.collated(batch)
         else:
             given, batch = own_share(self, batch, group)
+        parts = tuple(self.lifted(batch).values())
+        if not parts:
+            channels = self.fusion.channels if self.fusion else next(iter(self.inputs.values())).channels
+            parts = (Lifted(self.encoder.latents.new_zeros(batch.size, 0, int(channels))),)  # pyright: ignore[reportArgumentType]
+        latents = self.encoder(Gathered(parts, group))
+        for name, source in given.sources.items():
+            source.masked = batch.sources[name].masked
+        return latents
+
+    def lifted(self, batch: Batch) -> dict[str, Lifted | Streamed]:
+        """What the encoder reads of each input of `batch` that is there, in sorted order of the names."""
+        for name in [*batch.inputs, *batch.sources]:
+            if name not in self.inputs:
+                raise unknown("input", name, self.inputs, DataError)
         present = {name: batch.inputs[name] for name in self.inputs if name in batch.inputs}
         # An input without elements is an absent one: both take the same path, and the same bits come out.
         read = {name: self._lift(name, elements) for name, elements in present.items() if elements.values.shape[1]}
         read |= {name: self._stream(name, source) for name, source in batch.sources.items()}
-        gathered = self._gathered({name: read[name] for name in self.inputs if name in read}, batch.size)
-        latents = self.encoder(replace(gathered, group=group))
-        for name, source in given.sources.items():
-            source.masked = batch.sources[name].masked
-        return latents
+        return {name: self.extended(name, read[name]) for name in self.inputs if name in read}
+
+    def extended(self, name: str, part: Part) -> Part:
+        """The lifted elements of that input as the encoder reads them: where inputs are fused, with its embedding."""
+        return part if self.fusion is None else part.extended(self.fusion.embeddings[name])  # pyright: ignore[reportReturnType]
 
     def decode(
         self, latents: Tensor, outputs: Iterable[str] | None = None, chunk: int | None = None
@@ -194,15 +211,6 @@ class Model(nn.Module):
     def _queries(self, name: str, batch: int) -> Tensor:
         queries = self._output(name).queries(batch)
         return queries if self.query_fusion is None else self.query_fusion.pad(name, queries)
-
-    def _gathered(self, lifted: Mapping[str, Lifted | Streamed], batch: int) -> Gathered:
-        """What the encoder reads, in sorted order of the inputs' names."""
-        if not lifted:
-            channels = self.fusion.channels if self.fusion else next(iter(self.inputs.values())).channels
-            return Gathered((Lifted(self.encoder.latents.new_zeros(batch, 0, int(channels))),))  # pyright: ignore[reportArgumentType]
-        if self.fusion is None:
-            return Gathered(tuple(lifted.values()))
-        return Gathered(tuple(part.extended(self.fusion.embeddings[name]) for name, part in lifted.items()))
 
     def save(self, folder: "str | Path") -> Path:
         """Write a model directory that `perceivers.load` opens; see `perceivers.models.weights.save`."""

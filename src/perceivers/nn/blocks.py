@@ -1,6 +1,6 @@
 """The three blocks of every Perceiver: MLP, cross-attend, self-attend [official perceiver.py; P2 §E.1]."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,6 +9,9 @@ from torch.nn import functional as F
 
 from perceivers.errors import unknown
 from perceivers.nn.attention import Attention
+from perceivers.nn.attention.planner import Path
+from perceivers.nn.attention.read import Asked
+from perceivers.nn.attention.state import State
 from perceivers.nn.initialisers import block_linear
 from perceivers.nn.lifted import Lifted
 from perceivers.nn.streamed import Gathered
@@ -91,10 +94,21 @@ class CrossAttend(nn.Module):
         if isinstance(queries, Lifted):
             assert isinstance(elements, Tensor), "a grid of queries asks an array"
             assert mask is None, "a grid of queries has its own mask"
-            read = self.attention.asked(queries, self.query_norm, self.element_norm(elements))
-            queries = queries.joined() if self.query_residual else read
-        else:
-            read = self.attention.normed(self.query_norm(queries), elements, self.element_norm, mask)
+            read = self.attention.from_grid(queries, self.query_norm, self.element_norm(elements))
+            return self._after(queries.joined() if self.query_residual else read, read)
+        return self._after(queries, self.attention.normed(self.query_norm(queries), elements, self.element_norm, mask))
+
+    def asked(self, queries: Float[Tensor, "B O E"]) -> Asked:
+        """The queries as `attention.read.part_state` takes them, to read elements in parts; see `answered`."""
+        return self.attention.asked(self.query_norm(queries), self.element_norm)
+
+    def answered(
+        self, queries: Float[Tensor, "B O E"], asked: Asked, states: Sequence[State], paths: Sequence[Path]
+    ) -> Float[Tensor, "B O E"]:
+        """What `forward` gives for the elements whose states these are; `asked` is that of the same queries."""
+        return self._after(queries, self.attention.answered(asked, states, paths, self.element_norm))
+
+    def _after(self, queries: Tensor, read: Tensor) -> Tensor:
         read = self.dropout(read)
         x = queries + read if self.query_residual else read
         return x + self.dropout(self.mlp(self.mlp_norm(x)))

@@ -103,16 +103,18 @@ class Encoder(nn.Module):
         elements = elements.cleared()
         x = self.latents.expand(elements.batch, -1, -1)
         for kind, index in self.order:
-            if kind == "cross":
-                x = self.cross_attends[index](x, elements)
-            else:
-                block = self.blocks[index]
-                assert isinstance(block, nn.ModuleList), "a block is a list of self-attends"
-                for layer in block:
-                    # Random states are kept for it: dropout must drop the same numbers again.
-                    again = self.recompute and torch.is_grad_enabled()
-                    x = checkpoint(layer, x, use_reentrant=False) if again else layer(x)
+            x = self.cross_attends[index](x, elements) if kind == "cross" else self.think(x, index)
         return x
+
+    def think(self, latents: Float[Tensor, "B N D"], block: int) -> Float[Tensor, "B N D"]:
+        """The latents after the latent block of that number."""
+        layers = self.blocks[block]
+        assert isinstance(layers, nn.ModuleList), "a block is a list of self-attends"
+        for layer in layers:
+            # Random states are kept for it: dropout must drop the same numbers again.
+            again = self.recompute and torch.is_grad_enabled()
+            latents = checkpoint(layer, latents, use_reentrant=False) if again else layer(latents)
+        return latents
 
 
 class Decoder(nn.Module):

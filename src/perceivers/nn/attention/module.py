@@ -1,5 +1,7 @@
 """The attention module: four linears around `attend`, or around a path that needs no keys and values."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -7,8 +9,9 @@ from torch import Tensor, nn
 from perceivers.errors import SpecError
 from perceivers.nn.attention.asking import ask_grid, asks_by_tables
 from perceivers.nn.attention.attend import attend
-from perceivers.nn.attention.planner import Asking, choose_paths, reads_apart, shape_of
-from perceivers.nn.attention.read import attend_lifted
+from perceivers.nn.attention.planner import Asking, Path, choose_paths, reads_apart, shape_of
+from perceivers.nn.attention.read import Asked, asked, attend_lifted, merged_values, values_of
+from perceivers.nn.attention.state import State
 from perceivers.nn.initialisers import block_linear
 from perceivers.nn.lifted import Lifted
 from perceivers.nn.streamed import Gathered
@@ -86,7 +89,7 @@ class Attention(nn.Module):
         read = attend_lifted(query, elements.parts, paths, norm, self.key, self.value, self.heads, elements.group)
         return self.output(read)
 
-    def asked(self, queries: Lifted, norm: nn.LayerNorm, elements: Float[Tensor, "B N C"]) -> Float[Tensor, "B O _"]:
+    def from_grid(self, queries: Lifted, norm: nn.LayerNorm, elements: Float[Tensor, "B N C"]) -> Float[Tensor, "B O _"]:
         """`self(norm(queries.joined()), elements)`, by tables where the position is tables and that is cheaper.
 
         A query that the mask of `queries` leaves out reads nothing.
@@ -97,6 +100,17 @@ class Attention(nn.Module):
             return ask_grid(queries, keys, values, norm, self.query, self.output, self.heads)
         mask = None if queries.mask is None else queries.mask[..., None].expand(-1, -1, elements.shape[1])
         return self(norm(queries.joined()), elements, mask)
+
+    def asked(self, queries: Float[Tensor, "B O E"], norm: nn.LayerNorm) -> Asked:
+        """The queries as the paths take them, for reading `norm(elements)` in parts; see `answered`."""
+        return asked(self.query(queries), norm, self.key, self.value, self.heads)
+
+    def answered(
+        self, queries: Asked, states: Sequence[State], paths: Sequence[Path], norm: nn.LayerNorm
+    ) -> Float[Tensor, "B O _"]:
+        """What `normed` gives for the elements whose states these are, each found by its path."""
+        read = merged_values(queries, states, paths)
+        return self.output(values_of(queries, read, norm, self.value, sure=False))
 
     def _read(self, query: Tensor, elements: Tensor, mask: Tensor | None) -> Tensor:
         return self.output(attend(query, self.key(elements), self.value(elements), self.heads, mask))
