@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from perceivers.data.look import tables as tables
     from perceivers.data.named import data_sets as data_sets
     from perceivers.data.pictures import picture_grid as picture_grid
+    from perceivers.live import LiveEncoder as LiveEncoder
     from perceivers.models.build import build as build
     from perceivers.models.presets import presets as presets
     from perceivers.models.weights import load as load
@@ -36,10 +37,12 @@ _PUBLIC = {
     "evaluate": "perceivers.training.evaluate",
     "predict": "perceivers.predictor",
     "Predictor": "perceivers.predictor",
+    "LiveEncoder": "perceivers.live",
     "Source": "perceivers.sources",
 }
 
 __all__ = [
+    "LiveEncoder",
     "Predictor",
     "Source",
     "__version__",

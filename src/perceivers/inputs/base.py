@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -29,6 +29,10 @@ from perceivers.nn.position import FourierPosition
 from perceivers.nn.streamed import Streamed
 from perceivers.settings import Settings
 from perceivers.sources import Source
+
+if TYPE_CHECKING:
+    from perceivers.inputs.held_grid import HeldGrid
+    from perceivers.inputs.held_set import HeldSet
 
 # Whole numbers ≥ 0, as (run seed, epoch, sample index): all that decides a change of a sample.
 Seed = Sequence[int]
@@ -114,6 +118,17 @@ class InputSettings(Settings, ABC):
     @abstractmethod
     def parse(self, value: Any) -> Sample:
         """The raw value of one sample as a `Sample`. Raises `DataError`."""
+
+    def parse_some(self, value: Any) -> Sample:
+        """Some elements of a sample: a window of its grid of any size, or some of a set. Raises `DataError`."""
+        raise DataError(f"an input of kind {self.kind} is given whole.")  # pyright: ignore[reportAttributeAccessIssue]
+
+    def held(self, module: Any, block: int) -> "HeldGrid | HeldSet":
+        """The elements of one sample that changes, in blocks of about `block`. Raises `SpecError` where none can."""
+        raise SpecError(
+            f"an input of kind {self.kind} cannot be live: it has no grid of cells and no set of events. "  # pyright: ignore[reportAttributeAccessIssue]
+            "A series or an image can; this one may be among the others, which are given whole."
+        )
 
     def fit(self, samples: Iterable[Sample]) -> Self:
         """These settings, completed from training samples. Kinds with nothing to learn return themselves."""

@@ -15,6 +15,7 @@ from perceivers.inputs.augment_image import ImageAugmentation, ImageAugmenter
 from perceivers.inputs.base import Input, InputSettings, Sample, Seed, collate_grid, moments
 from perceivers.inputs.decode import read_image
 from perceivers.inputs.grid import GridInput
+from perceivers.inputs.held_grid import HeldGrid
 from perceivers.inputs.lift import ImageLift, Pixels
 from perceivers.inputs.position import Fourier, NoPosition, Position
 from perceivers.settings import Settings
@@ -51,6 +52,17 @@ class ImageInput(InputSettings):
             image = image.reshape(-1, self.channels)[order].reshape(image.shape)
             mask = None if mask is None else mask.reshape(-1)[order].reshape(mask.shape)
         return Sample(image, mask=mask)
+
+    def parse_some(self, value: Any) -> Sample:
+        """A window of the image, of any height and width: what `parse` takes, but never resized."""
+        window = read_image(value, self.channels)
+        return Sample(window, mask=self.checked(window, "the window"))
+
+    def held(self, module: GridInput, block: int) -> HeldGrid:
+        """The image as a grid of cells that change."""
+        if self.permute is not None:
+            raise SpecError("permuted pixels have no windows, so such an image cannot be live; leave permute out.")
+        return HeldGrid(module, self.size, self.channels, block)
 
     def source_grid(self, source: Source) -> tuple[int, ...]:
         """(height, width): those of the input, pixels in their own order."""

@@ -22,6 +22,10 @@ class Lift(nn.Module, ABC):
     unit: int | None
     """Raw rows of the first axis that one row of elements is made of; None: it also reads beyond them."""
 
+    def units(self, axes: int) -> tuple[int, ...] | None:
+        """`unit`, for each of `axes` axes."""
+        return None if self.unit is None else (self.unit,) * axes
+
     @abstractmethod
     def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
         """The grid of elements that a grid of raw cells gives."""
@@ -65,6 +69,9 @@ class _Patches(Lift):
         raw = math.prod(patch) * inputs
         self.linear = plain_linear(raw, channels) if channels else None
         self.channels = channels or raw
+
+    def units(self, axes: int) -> tuple[int, ...] | None:
+        return self.patch
 
     def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
         if len(grid) != len(self.patch) or any(n % p for n, p in zip(grid, self.patch, strict=True)):

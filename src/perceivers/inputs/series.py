@@ -19,6 +19,8 @@ from perceivers.errors import DataError, SpecError
 from perceivers.inputs.augment_series import SeriesAugmentation, augment_series_sample
 from perceivers.inputs.base import Input, InputSettings, Sample, Seed, collate_grid, moments
 from perceivers.inputs.grid import GridInput
+from perceivers.inputs.held_grid import HeldGrid
+from perceivers.inputs.held_set import HeldSet
 from perceivers.inputs.lift import Samples, SeriesLift
 from perceivers.inputs.position import Fourier, Learned, NoPosition, Position
 from perceivers.settings import Settings
@@ -80,6 +82,19 @@ class SeriesInput(InputSettings):
         if given is not None and not abs(number(given) - self.rate) <= 1e-6 * self.rate:
             raise DataError(f"the series is at {given} Hz, but the input takes {self.rate} Hz; resample it first.")
         return self._regular(values)
+
+    def parse_some(self, value: Any) -> Sample:
+        """Some time steps of a regular series, an array (T, C); or events: what `parse` takes, or values alone."""
+        if self.rate is None and isinstance(value, Mapping):
+            return self.parse(value)
+        values = self._array(_read(value, "the values are"))
+        return Sample(values, mask=self.checked(values, "the series"))
+
+    def held(self, module: GridInput, block: int) -> HeldGrid | HeldSet:
+        """Regular: a grid of time steps that change. Irregular: a set of events."""
+        if self.rate is None:
+            return HeldSet(module, self.channels, 1, block)
+        return HeldGrid(module, (self.steps,), self.channels, block)
 
     def source_grid(self, source: Source) -> tuple[int, ...]:
         """(time steps,) of the input; a source may end before. Irregular: as many elements as the source has."""
