@@ -9,7 +9,6 @@ import torch
 from perceivers import LiveEncoder, build
 from perceivers.errors import DataError, PerceiversError, SpecError
 from perceivers.inputs.held_grid import tile_of
-from perceivers.nn.attention import planner
 
 FOURIER = {"kind": "fourier", "bands": 3}
 STATISTICS = {"mean": [0, 0], "std": [1, 1]}
@@ -335,10 +334,3 @@ class TestRefusals:
         model.train()
         with pytest.raises(PerceiversError, match="in training mode"):
             live.latents()
-
-
-def test_the_path_that_gives_a_state():
-    few, grid = planner.PartShape(8192, 35), planner.PartShape(8192, 3, 90)
-    assert planner.state_path(few, 64, 35, 35, 35, 1) == "absorbed"
-    assert planner.state_path(few, 64, 35, 35, 35, 5) == "projected"
-    assert planner.state_path(grid, 64, 261, 261, 261, 1) == "factorised"

@@ -1,7 +1,7 @@
 """The model: `encode` a batch into latents, `decode` latents into predictions; `forward` is their composition."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 

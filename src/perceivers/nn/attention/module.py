@@ -89,7 +89,9 @@ class Attention(nn.Module):
         read = attend_lifted(query, elements.parts, paths, norm, self.key, self.value, self.heads, elements.group)
         return self.output(read)
 
-    def from_grid(self, queries: Lifted, norm: nn.LayerNorm, elements: Float[Tensor, "B N C"]) -> Float[Tensor, "B O _"]:
+    def from_grid(
+        self, queries: Lifted, norm: nn.LayerNorm, elements: Float[Tensor, "B N C"]
+    ) -> Float[Tensor, "B O _"]:
         """`self(norm(queries.joined()), elements)`, by tables where the position is tables and that is cheaper.
 
         A query that the mask of `queries` leaves out reads nothing.
