@@ -145,12 +145,14 @@ def test_series(tmp_path):
 @pytest.mark.parametrize(
     ("sizes", "size", "resize", "lift"),
     [
-        ([(28, 28)] * 12, (28, 28), "none", "pixels"),
-        ([(32, 32)] * 12, (32, 32), "none", "pixels"),
+        ([(20, 20)] * 12, (20, 20), "none", "pixels"),
+        ([(28, 28)] * 12, (28, 28), "none", "patches"),
+        ([(32, 32)] * 12, (32, 32), "none", "patches"),
+        ([(29, 31)] * 12, (29, 31), "none", "conv"),
         ([(40, 64)] * 12, (40, 64), "none", "conv"),
         ([(300, 200)] * 12, (64, 40), "crop", "conv"),
-        ([(30, 33), (29, 31), (40, 38)] * 4, (24, 24), "crop", "pixels"),
-        ([(100, 400), (120, 500), (90, 390)] * 4, (16, 64), "crop", "pixels"),
+        ([(30, 33), (29, 31), (40, 38)] * 4, (24, 24), "crop", "patches"),
+        ([(100, 400), (120, 500), (90, 390)] * 4, (16, 64), "crop", "patches"),
         ([(3, 5), (4, 5), (3, 6)] * 4, (3, 5), "crop", "pixels"),
     ],
 )
@@ -159,6 +161,7 @@ def test_image_sizes(tmp_path, sizes, size, resize, lift):
     recipe = drafted(write_csv(tmp_path / "t.csv", {"photo": names, "label": CLASSES * 6}))
     photo = recipe.model.inputs["photo"]
     assert (photo.size, photo.resize, photo.lift.kind) == (size, resize, lift)
+    assert photo.elements() <= 400
 
 
 def test_long_series_get_a_stem(tmp_path):

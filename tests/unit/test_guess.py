@@ -61,7 +61,7 @@ def test_kinds(name, values, kind):
 
 def test_series_with_times_and_rates():
     timed = guessed([{"values": [1, 2, 3], "times": [0, 1, 4.5]}] * 10)
-    assert dict(timed.facts) == {"channels": 1, "rate": None, "seconds": 4.5}
+    assert dict(timed.facts) == {"channels": 1, "rate": None, "seconds": 4.5, "points": 3}
     rated = guessed([{"values": [[1, 2, 3]] * 100, "rate": 50}] * 10)
     assert (rated.facts["channels"], rated.facts["rate"], rated.facts["seconds"]) == (3, 50, 2.0)
 

@@ -14,6 +14,10 @@ from perceivers.errors import DataError
 MOST_SMALL = 20  # whole numbers from 0 to here may be class numbers
 LONGEST_TEXT = 1024  # bytes
 _ID_WORDS = {"id", "ids", "uid", "uuid", "guid", "index", "idx", "key", "row", "rowid", "unnamed"}
+_OWNERS = {"patient", "subject", "person", "participant", "user", "customer", "client", "group", "session", "device"}
+_OWNERS |= {"animal", "donor", "speaker", "author", "site", "visit", "family", "household"}
+FEWEST_GROUPS = 10  # fewer cannot be shared out among three splits
+_TIME = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d\S*( ?[+-]\d\d:?\d\d)?)?|\d\d:\d\d:\d\d\S*")
 _CODE = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{16,}")
 _SPLIT_NAMES = {"split", "fold", "set", "subset", "partition"}
 _SPLIT_VALUES = {
@@ -56,6 +60,22 @@ def guess_split(table: Table) -> tuple[str, dict[str, str]] | None:
         meant = {split: value for split, known in _SPLIT_VALUES.items() for value in values if value.lower() in known}
         if TRAIN in meant and len(meant) > 1 and len(meant) == len(values):
             return name, meant
+    return None
+
+
+def guess_group(table: Table, target: str) -> tuple[str, str] | None:
+    """A column that says whose the rows are, and how often each stands there; None when there is none.
+
+    It is called id, patient, user, session or the like, and its values repeat: ten or more, each twice on average.
+    """
+    for name, column in table.columns.items():
+        if name == target or not (_ID_WORDS | _OWNERS) & set(_words(name)):
+            continue
+        if any(isinstance(cell, list | Mapping | bytes | np.ndarray) for cell in column):
+            continue
+        count = len(distinct(table, name))
+        if count >= FEWEST_GROUPS and count * 2 <= len(table):
+            return name, f"{count:,} values in {len(table):,} rows"
     return None
 
 
@@ -108,6 +128,8 @@ def _classes(name: str, cells: list[str]) -> Guess:
         return Guess("category", f"{len(different):,} different values in {count:,} rows")
     if _is_id(name):
         return Guess("skip", f"{len(different):,} identifiers in {count:,} rows: too few rows for each to learn from")
+    if all(_TIME.fullmatch(cell) for cell in cells):
+        return Guess("skip", "dates or times, whose letters say little: make numbers of them, as the hour or the year")
     longest = max(len(cell.encode("utf-8", "replace")) for cell in cells)
     length = min(max(-(-longest // 16) * 16, 16), LONGEST_TEXT)
     return Guess("text", f"{len(different):,} different texts of up to {longest:,} bytes", {"length": length})

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +19,11 @@ MOST_CHANNELS = 16  # a 2-D list or array with at most so many columns is a seri
 class Guess:
     """What a column holds. `kind`: an input kind, or `skip`; `why`: for people; `facts`: what the kind's settings need.
 
-    image: size (h, w), channels, one_size. series: channels, rate (None: irregular), seconds. text: length.
+    image: size (h, w), channels, one_size. series: channels, seconds, rate (None: irregular, with the usual number of
+    points; else with whether it is guessed). text: length.
     """
 
-    kind: Literal["image", "series", "number", "category", "text", "skip"]
+    kind: str
     why: str
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -66,11 +67,13 @@ def array_guess(cells: Sequence[Any], base: Path | None) -> Guess:
     channels = {array.shape[1] if array.ndim == 2 else 1 for array in arrays}
     if len(channels) > 1 or first.ndim not in (1, 2):
         return Guess("skip", f"{opened}: neither series of one channel count nor images")
-    lengths = sorted({len(array) for array in arrays})
-    steps = f"{lengths[0]:,}" if len(lengths) == 1 else f"{lengths[0]:,} to {lengths[-1]:,}"
+    lengths = sorted(len(array) for array in arrays)
+    steps = f"{lengths[0]:,}" if lengths[0] == lengths[-1] else f"{lengths[0]:,} to {lengths[-1]:,}"
     why = f"{opened}: {steps} time steps, {min(channels)} channel{'s' if min(channels) > 1 else ''}"
     seconds = times if times is not None else max(lengths[-1], 1) / (rate or 1.0)
-    known = {"rate": None} if times is not None else {"rate": rate or 1.0, "guessed_rate": rate is None}
+    known: dict[str, Any] = {"rate": rate or 1.0, "guessed_rate": rate is None}
+    if times is not None:
+        known = {"rate": None, "points": lengths[len(lengths) // 2]}
     return Guess("series", why, {"channels": min(channels), "seconds": seconds, **known})
 
 

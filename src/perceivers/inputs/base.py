@@ -11,7 +11,7 @@ A kind is one file: a `…Input` settings class (validated, documented, saved in
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -102,10 +102,28 @@ class InputSettings(Settings, ABC):
     """The settings that say how a training sample is changed; None: it never is. Then listed in `AnyAugmentation`."""
     mixable: ClassVar[bool] = False
     """Two samples can be mixed, as MixUp and CutMix do: they are numbers on one and the same grid of two axes."""
+    drafted_name: ClassVar[str] = ""
+    """Of a kind that `reads_columns`: what `init` calls the one input that reads all such columns of a table."""
+    augmentation_idea: ClassVar[Mapping[str, Any]] = {}
+    """The changes that `init` proposes beside an input of this kind; none where it is empty."""
     statistics_from: ClassVar[int | None] = None
     """`fit` learns from at most so many training samples, spread evenly over the split; None: from all."""
     nan: Literal["mask", "error"] = "mask"
     """NaN or infinity in a value: `mask` that element (counted and reported), or stop with an `error`."""
+
+    @classmethod
+    def drafted(cls, why: str, facts: Mapping[str, Any], rows: int) -> tuple[str, dict[str, Any]]:
+        """What `init` writes for what looks like this kind: the reason and the settings.
+
+        why: how it was recognised. facts: what was found there (`data.guess`), or the `columns` of a kind that reads
+        several. rows: of the training split. The facts are the settings, unless a kind says more.
+        """
+        return why, {"kind": cls.model_fields["kind"].default, **facts}
+
+    @classmethod
+    def sized(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings as `init` writes them: with a lift and a position that suit their size, where they have one."""
+        return dict(settings)
 
     def table_columns(self, name: str) -> list[str]:
         """The table columns that this input reads when the recipe maps none: its own name."""

@@ -21,12 +21,23 @@ from perceivers.inputs.position import Fourier, NoPosition, Position
 from perceivers.settings import Settings
 from perceivers.sources import Source
 
+# What `init` writes: the longest side for small data and for much; how unequal the sides of images of various sizes may
+# be that become squares; pixels that are elements themselves, and pixels that patches may divide.
+_SMALL_SIDE, _LARGE_SIDE, _MANY_ROWS = 64, 128, 20_000
+_NEARLY_SQUARE = 1.25
+_MOST_SINGLE, _MOST_IN_PATCHES = 400, 1024
+
 
 class ImageInput(InputSettings):
     """An image: height × width × channels, values in the file's own units (0–255 for 8-bit)."""
 
     reads_files: ClassVar[bool] = True
     augmentation: ClassVar[type[Settings] | None] = ImageAugmentation
+    augmentation_idea: ClassVar[Mapping[str, Any]] = {
+        "kind": "image",
+        "crop": {"kind": "pad", "padding": 2},
+        "flip": 0.5,
+    }
     mixable: ClassVar[bool] = True
     statistics_from: ClassVar[int | None] = 2000  # means settle long before
     kind: Literal["image"] = "image"
@@ -42,6 +53,38 @@ class ImageInput(InputSettings):
     std: tuple[PositiveFloat, ...] | None = None
     permute: int | None = Field(default=None, ge=0)
     """Seed of one fixed permutation of the pixels, applied before anything else [P1 §4.1, permuted ImageNet]."""
+
+    @classmethod
+    def drafted(cls, why: str, facts: Mapping[str, Any], rows: int) -> tuple[str, dict[str, Any]]:
+        """In their own size where they have one that is not too large; else scaled and cut. facts: size, channels,
+        one_size."""
+        height, width = facts["size"]
+        most = _LARGE_SIDE if rows >= _MANY_ROWS else _SMALL_SIDE
+        settings: dict[str, Any] = {"kind": "image", "size": [height, width], "channels": facts["channels"]}
+        if not facts["one_size"] or max(height, width) > most:
+            if max(height, width) <= _NEARLY_SQUARE * min(height, width):
+                height = width = min(height, width)
+            shrink = min(most / max(height, width), 1.0)
+            # Sides in eights divide well; a side of fewer than 8 pixels is kept as it is.
+            settings["size"] = [min(max(int(side * shrink) // 8 * 8, 8), side) for side in (height, width)]
+            settings["resize"] = "crop"
+            why += f"; scaled and cut to {settings['size'][0]}×{settings['size'][1]} (a larger size is slower)"
+        return why, cls.sized(settings)
+
+    @classmethod
+    def sized(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Pixels of a small image, small patches of a larger one, else a convolution stem; Fourier positions."""
+        cells = list(settings["size"])
+        if math.prod(cells) <= _MOST_SINGLE:
+            lift: dict[str, Any] = {"kind": "pixels"}
+        elif math.prod(cells) <= _MOST_IN_PATCHES and (patch := _patch(*cells)) is not None:
+            lift = {"kind": "patches", "size": list(patch)}
+            cells = [side // step for side, step in zip(cells, patch, strict=True)]
+        else:
+            lift = {"kind": "conv", "channels": 64}
+            cells = [-(-side // 4) for side in cells]
+        position = {"kind": "fourier", "bands": min(max(max(cells) // 2, 2), 16)}
+        return {**settings, "lift": lift, "position": position}
 
     def parse(self, value: Any) -> Sample:
         """A path, bytes or array (H, W[, C]) as a Sample of shape (*size, channels)."""
@@ -153,3 +196,10 @@ class ImageInput(InputSettings):
             if len(given) != self.channels:
                 raise SpecError(f"image: {name} has {len(given)} numbers, but there are {self.channels} channels.")
         return self.mean, self.std
+
+
+def _patch(height: int, width: int) -> tuple[int, int] | None:
+    """A patch of up to 4 × 4 pixels, square and small, that tiles the image into few enough; None: there is none."""
+    sizes = [(a, b) for a in range(1, 5) for b in range(1, 5) if not height % a and not width % b]
+    fits = [(a, b) for a, b in sizes if height * width <= _MOST_SINGLE * a * b]
+    return min(fits, key=lambda size: (abs(size[0] - size[1]), size[0] * size[1]), default=None)

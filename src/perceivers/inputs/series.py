@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import ROUND_CEILING, Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal, Self
@@ -28,6 +29,8 @@ from perceivers.sources import Source
 
 MOST_BYTES = 1 * GB
 """Of one series file."""
+# Time steps that are elements themselves in what `init` writes; a stem before longer series leaves at most so many.
+_MOST_STEPS = 256
 _NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
@@ -40,6 +43,7 @@ class SeriesInput(InputSettings):
 
     reads_files: ClassVar[bool] = True
     augmentation: ClassVar[type[Settings] | None] = SeriesAugmentation
+    augmentation_idea: ClassVar[Mapping[str, Any]] = {"kind": "series", "jitter": 0.05, "scaling": 0.1}
     kind: Literal["series"] = "series"
     channels: PositiveInt = 1
     rate: PositiveFloat | None = None
@@ -61,6 +65,36 @@ class SeriesInput(InputSettings):
         if self.rate is None and isinstance(self.position, Learned):
             raise ValueError("an irregular series (no rate) has no grid for learned positions; use fourier")
         return self
+
+    @classmethod
+    def drafted(cls, why: str, facts: Mapping[str, Any], rows: int) -> tuple[str, dict[str, Any]]:
+        """Regular, or irregular with positions as fine as its points. facts: channels, seconds, rate; of an irregular
+        one its usual number of points, of a regular one whether its rate is only guessed."""
+        settings = {"kind": "series", **{name: facts[name] for name in ("channels", "rate", "seconds")}}
+        if facts["rate"] is not None:
+            if facts["guessed_rate"]:
+                why += "; the rate is not known, so a time step counts as a second: put the real one in Hz"
+            return why, cls.sized(settings)
+        settings["seconds"] = _rounded_up(facts["seconds"])
+        points = max(facts["points"], 4)
+        settings["position"] = {"kind": "fourier", "bands": min(points // 2, 16), "resolution": [points]}
+        why += (
+            f"; times in seconds come with the values: the latest seen is {facts['seconds']:.10g}, so seconds is "
+            f"rounded up from it; positions are as fine as {points} points, the usual number"
+        )
+        return why, settings
+
+    @classmethod
+    def sized(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """A convolution stem before a long regular series; Fourier positions."""
+        if settings["rate"] is None:
+            return dict(settings)
+        steps, changed = max(round(settings["rate"] * settings["seconds"]), 1), dict(settings)
+        if steps > _MOST_STEPS:
+            layers = math.ceil(math.log(steps / _MOST_STEPS, 2))
+            changed["lift"] = {"kind": "conv", "channels": 64, "layers": layers, "pool": False}
+            steps = -(-steps // 2**layers)
+        return {**changed, "position": {"kind": "fourier", "bands": min(max(steps // 2, 2), 16)}}
 
     @property
     def steps(self) -> int:
@@ -218,6 +252,14 @@ class SeriesInput(InputSettings):
             return GridInput(self.mean, self.std, lift, None, add=False, span=span)
         add = self.position.join == "add"
         return GridInput(self.mean, self.std, lift, self.position.build(cells), add, span)
+
+
+def _rounded_up(seconds: float) -> float:
+    """To two digits, never down: 3599.29 → 3600. A series whose times are all 0 lasts a second."""
+    if not seconds > 0:
+        return 1.0
+    exact = Decimal(repr(float(seconds)))
+    return float(exact.quantize(Decimal((0, (1,), exact.adjusted() - 1)), ROUND_CEILING))
 
 
 def _is_inline(cell: str, starts: tuple[str, ...] = ("[", "{")) -> bool:

@@ -1,6 +1,6 @@
 """`text`: UTF-8 bytes, no tokenizer to train [P2 §4.1; official bytes_tokenizer.py]."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -38,6 +38,11 @@ class TextInput(InputSettings):
         if self.nan == "error":
             raise ValueError("text has no NaN to stop at: an empty cell is absence; leave nan out")
         return self
+
+    @classmethod
+    def drafted(cls, why: str, facts: Mapping[str, Any], rows: int) -> tuple[str, dict[str, Any]]:
+        """As long as the longest, and cut: new texts may be longer than any seen here; their start still says most."""
+        return f"{why}; longer ones are cut at the end", {"kind": "text", **facts, "overflow": "truncate"}
 
     def parse(self, value: Any) -> Sample:
         """A str, or bytes that must be UTF-8."""

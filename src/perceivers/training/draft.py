@@ -5,7 +5,6 @@ import shlex
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from math import ceil, log, prod
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ import numpy as np
 from perceivers.atomic import replace_file
 from perceivers.cells import class_name
 from perceivers.data.files import has_splits, read_splits, read_table
-from perceivers.data.guess import distinct, guess_column, guess_split
-from perceivers.data.guess_cells import Guess
+from perceivers.data.guess import distinct, guess_column, guess_group, guess_split
 from perceivers.data.named import NAMED
 from perceivers.data.table import TEST, TRAIN, VALIDATION, Table
 from perceivers.errors import DataError, PerceiversError, SpecError, near_miss
+from perceivers.inputs import KINDS
 from perceivers.models.spec import as_spec
 from perceivers.plain_yaml import read_yaml
 from perceivers.training.draft_text import recipe_draft_text
@@ -27,10 +26,6 @@ from perceivers.training.recipe import as_recipe
 # Names that a target column usually has, likeliest first.
 TARGET_NAMES = ("label", "labels", "target", "class", "y", "outcome", "response", "answer")
 FEWEST_ROWS = 10
-MOST_PIXELS = 1024  # with more, images go through a convolution stem
-SMALL_SIDE, LARGE_SIDE, MANY_ROWS = 64, 128, 20_000  # the longest side of an image, for small data and for much
-NEARLY_SQUARE = 1.25  # images of various sizes up to this ratio of sides become squares
-MOST_STEPS = 256  # of a series; longer ones go through a convolution stem that leaves at most so many
 
 
 class TargetNeededError(DataError):
@@ -47,7 +42,9 @@ class Draft:
 
     what: the data, in words. source: as the recipe names it. rows: of the training split. inputs, outputs: name →
     (reason, settings). columns: name → column where they differ. splits: (reason, settings or None for the source's
-    own). scored: the split that is scored. unused: column → reason. predict_on: what the predict command reads.
+    own). scored: the split that is scored. validated: whether there is a validation split. group: a column whose rows
+    may belong together, and why. points: irregular input → usual number of elements. unused: column → reason.
+    predict_on: what the predict command reads.
     """
 
     what: str
@@ -58,6 +55,9 @@ class Draft:
     columns: dict[str, str] = field(default_factory=dict)
     splits: tuple[str, dict[str, Any] | None] = ("the data brings its own", None)
     scored: str = TEST
+    validated: bool = True
+    group: tuple[str, str] | None = None
+    points: dict[str, int] = field(default_factory=dict)
     unused: dict[str, str] = field(default_factory=dict)
     predict_on: str = ""
 
@@ -114,10 +114,11 @@ def _of_named(name: str, target: str | None) -> Draft:
     rows = data.sizes[TRAIN]
     draft = Draft(f"the data set '{name}' ({data.title})", name, rows)
     for key, settings in data.inputs.items():
-        draft.inputs[key] = (data.modality, _lifted(dict(settings)))
+        draft.inputs[key] = (data.modality, KINDS[settings["kind"]].sized(settings))
     for key, settings in data.outputs.items():
         draft.outputs[key] = (f"{len(data.classes)} classes", dict(settings))
     draft.splits = (data.splits, None)
+    draft.validated = VALIDATION in data.sizes
     return draft
 
 
@@ -196,7 +197,7 @@ def _split(draft: Draft, table: Table, own: Sequence[str], target: str, is_categ
     """Decides the splits; returns the column that holds them, if there is one."""
     found = None if own else guess_split(table)
     if own:
-        draft.scored = _last(own)
+        draft.scored, draft.validated = _last(own), VALIDATION in own
         missing = [split for split in (VALIDATION, TEST) if split not in own]
         draft.splits = (
             "the data brings its own" + (f"; it has no {' and no '.join(missing)}" if missing else ""),
@@ -204,7 +205,7 @@ def _split(draft: Draft, table: Table, own: Sequence[str], target: str, is_categ
         )
     elif found is not None and found[0] != target:
         column, values = found
-        draft.scored = _last(values)
+        draft.scored, draft.validated = _last(values), VALIDATION in values
         counts = Counter(class_name(cell) for cell in table.columns[column])
         draft.rows = counts[values[TRAIN]]
         reason = ", ".join(f"{counts[value]:,} rows say '{value}'" for value in values.values())
@@ -217,6 +218,7 @@ def _split(draft: Draft, table: Table, own: Sequence[str], target: str, is_categ
         why = f", each class of '{target}' shared out alike" if is_category else ""
         draft.splits = (f"drawn at random{why}", {"kind": "fraction", "validation": share, "test": share, **stratify})
         draft.rows = round(len(table) * (1 - 2 * share))
+        draft.group = guess_group(table, target)
     return None
 
 
@@ -226,76 +228,23 @@ def _last(splits: Collection[str]) -> str:
 
 
 def _add_inputs(draft: Draft, table: Table, used: set[str | None], is_class_folder: bool) -> None:
-    """An input for each image, series and text column; one for all numbers and one for all categories."""
+    """An input for each column of its own, as images and texts; one for all numbers and one for all categories."""
     guesses = {name: guess_column(table, name) for name in table.columns if name not in used}
     draft.unused = {name: guess.why for name, guess in guesses.items() if guess.kind == "skip"}
     for column, guess in guesses.items():
-        if guess.kind not in ("skip", "number", "category"):
+        if guess.kind != "skip" and not KINDS[guess.kind].reads_columns:
             name = draft.free_name(column, guess.kind, "image" if is_class_folder else None)
-            draft.inputs[name] = _single(guess, draft.rows)
-    for kind, plural in (("number", "numbers"), ("category", "categories")):
+            draft.inputs[name] = KINDS[guess.kind].drafted(guess.why, guess.facts, draft.rows)
+            if "points" in guess.facts:
+                draft.points[name] = guess.facts["points"]
+    for kind in [name for name, settings in KINDS.items() if settings.reads_columns]:
         columns = [name for name, guess in guesses.items() if guess.kind == kind]
         if columns:
-            name = draft.free_name(plural, "input")
+            name = draft.free_name(KINDS[kind].drafted_name, "input")
             draft.columns.pop(name, None)  # these kinds name their columns themselves
             reason = "; ".join(f"{column}: {guesses[column].why}" for column in columns[:6])
             more = f"; and {len(columns) - 6} more columns" if len(columns) > 6 else ""
-            draft.inputs[name] = (reason + more, {"kind": kind, "columns": columns})
-
-
-def _single(guess: Guess, rows: int) -> tuple[str, dict[str, Any]]:
-    """Reason and settings of an input that reads one column."""
-    facts = guess.facts
-    if guess.kind == "image":
-        return _image(guess, rows)
-    if guess.kind == "series":
-        reason = guess.why
-        if facts["rate"] is None:
-            reason += "; times in seconds come with the values"
-        elif facts["guessed_rate"]:
-            reason += "; the rate is not known, so a time step counts as a second: put the real one in Hz"
-        known = {name: facts[name] for name in ("channels", "rate", "seconds")}
-        return reason, _lifted({"kind": "series", **known})
-    # New texts may be longer than any seen here; their start still says most.
-    settings = {"kind": "text", "length": facts["length"], "overflow": "truncate"}
-    return f"{guess.why}; longer ones are cut at the end", settings
-
-
-def _image(guess: Guess, rows: int) -> tuple[str, dict[str, Any]]:
-    height, width = guess.facts["size"]
-    most = LARGE_SIDE if rows >= MANY_ROWS else SMALL_SIDE
-    settings: dict[str, Any] = {"kind": "image", "size": [height, width], "channels": guess.facts["channels"]}
-    reason = guess.why
-    if not guess.facts["one_size"] or max(height, width) > most:
-        if max(height, width) <= NEARLY_SQUARE * min(height, width):
-            height = width = min(height, width)
-        shrink = min(most / max(height, width), 1.0)
-        # Sides in eights divide well; a side of fewer than 8 pixels is kept as it is.
-        settings["size"] = [min(max(int(side * shrink) // 8 * 8, 8), side) for side in (height, width)]
-        settings["resize"] = "crop"
-        reason += f"; scaled and cut to {settings['size'][0]}×{settings['size'][1]} (a larger size is slower)"
-    return reason, _lifted(settings)
-
-
-def _lifted(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings with a lift and a position that suit their size."""
-    if settings["kind"] == "image":
-        cells = list(settings["size"])
-        if prod(cells) > MOST_PIXELS:
-            settings["lift"] = {"kind": "conv", "channels": 64}
-            cells = [-(-side // 4) for side in cells]
-        elif "lift" not in settings:
-            settings["lift"] = {"kind": "pixels"}
-    elif settings["kind"] == "series" and settings["rate"] is not None:
-        cells = [max(round(settings["rate"] * settings["seconds"]), 1)]
-        if cells[0] > MOST_STEPS:
-            layers = ceil(log(cells[0] / MOST_STEPS, 2))
-            settings["lift"] = {"kind": "conv", "channels": 64, "layers": layers, "pool": False}
-            cells = [-(-cells[0] // 2**layers)]
-    else:
-        return settings
-    settings["position"] = {"kind": "fourier", "bands": min(max(max(cells) // 2, 2), 16)}
-    return settings
+            draft.inputs[name] = KINDS[kind].drafted(reason + more, {"columns": columns}, draft.rows)
 
 
 def _can_be_name(name: str) -> bool:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from perceivers.inputs import KINDS
 from perceivers.models.spec import as_spec
 from perceivers.plain_yaml import read_yaml, yaml_text
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 INPUT_DROPOUT = 0.1
+PATIENCE = 8
 LOOKS = 20  # at the validation split, at most, in a whole run
 
 
@@ -78,7 +80,7 @@ def _model(draft: "Draft", sizes: _Sizes) -> list[str]:
     for name, (reason, settings) in draft.inputs.items():
         lines += [*_comment(reason, "    "), *_yaml({name: settings}, "    ")]
     lines += _comment(
-        f"{count} latents of {channels} channels read {_elements(draft):,} elements a sample: a size for "
+        f"{count} latents of {channels} channels read {_elements(draft)} elements a sample: a size for "
         f"{draft.rows:,} training rows. More rows can carry more latents, channels and layers.",
         "  ",
     )
@@ -104,7 +106,15 @@ def _data(draft: "Draft") -> list[str]:
     lines += _comment(f"Splits: {reason}.", "  ")
     if settings is not None:
         lines += _yaml({"splits": settings}, "  ")
-        if settings["kind"] == "fraction":
+        if draft.group is not None:
+            column, why = draft.group
+            lines += _comment(
+                f"Rows of one '{column}' ({why}) may be alike, and then a random split flatters. If so keep them "
+                "together, by this instead:",
+                "  ",
+            )
+            lines += [f"  # {line}" for line in _yaml({"splits": {**settings, "group": column}}, "")]
+        elif settings["kind"] == "fraction":
             lines += ["  # If several rows come from one person, device or place, keep them together: group: COLUMN"]
     return [*lines, "  # bad_rows: skip  # leave rows that cannot be read out, instead of stopping with a list of them"]
 
@@ -122,6 +132,10 @@ def _training(draft: "Draft", sizes: _Sizes) -> list[str]:
         lines.append(
             f"  evaluate_every: {every}  # steps between looks at the validation split; the best model is kept"
         )
+    if draft.validated:
+        lines.append(
+            f"  patience: {PATIENCE}  # stop after so many looks at the validation split without a better score"
+        )
     if len(draft.inputs) > 1:
         lines += ["  # In training each input goes missing at times, so that answers without it can be trusted:"]
         lines += _yaml({"input_dropout": dict.fromkeys(draft.inputs, INPUT_DROPOUT)}, "  ")
@@ -130,11 +144,8 @@ def _training(draft: "Draft", sizes: _Sizes) -> list[str]:
 
 def _augmentation(draft: "Draft") -> list[str]:
     """Ideas only: what leaves the answer unchanged is not to be seen in a table."""
-    ideas = {
-        "image": {"kind": "image", "crop": {"kind": "pad", "padding": 2}, "flip": 0.5},
-        "series": {"kind": "series", "jitter": 0.05, "scaling": 0.1},
-    }
-    chosen = {name: ideas[s["kind"]] for name, (_, s) in draft.inputs.items() if s["kind"] in ideas}
+    ideas = {name: KINDS[settings["kind"]].augmentation_idea for name, (_, settings) in draft.inputs.items()}
+    chosen = {name: idea for name, idea in ideas.items() if idea}
     if not chosen:
         return []
     lines = ["  # Small changes of training samples often help, where they leave the answer as it is:", "  # augment:"]
@@ -146,11 +157,12 @@ def _scoring(draft: "Draft") -> list[str]:
     return ["evaluation:", f"  split: {draft.scored}{seen}", ""]
 
 
-def _elements(draft: "Draft") -> int:
-    """M of all inputs together; an irregular series, which has no fixed count, is not in it."""
+def _elements(draft: "Draft") -> str:
+    """M of all inputs together; of an irregular series, which has no fixed count, the usual one."""
     inputs = {name: settings for name, (_, settings) in draft.inputs.items()}
     spec = as_spec({"inputs": inputs, "outputs": {name: settings for name, (_, settings) in draft.outputs.items()}})
-    return sum(kind.elements() for kind in spec.inputs.values())
+    count = sum(kind.elements() or draft.points.get(name, 0) for name, kind in spec.inputs.items())
+    return f"{'about ' if draft.points else ''}{count:,}"
 
 
 def _comment(text: str, indent: str = "", heading: str = "# ") -> list[str]:
