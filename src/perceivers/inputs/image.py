@@ -56,8 +56,10 @@ class ImageInput(InputSettings):
 
     @classmethod
     def drafted(cls, why: str, facts: Mapping[str, Any], rows: int) -> tuple[str, dict[str, Any]]:
-        """In their own size where they have one that is not too large; else scaled and cut. facts: size, channels,
-        one_size."""
+        """In their own size where they have one that is not too large; else scaled and cut.
+
+        facts: size, channels, one_size.
+        """
         height, width = facts["size"]
         most = _LARGE_SIDE if rows >= _MANY_ROWS else _SMALL_SIDE
         settings: dict[str, Any] = {"kind": "image", "size": [height, width], "channels": facts["channels"]}

@@ -68,8 +68,10 @@ class SeriesInput(InputSettings):
 
     @classmethod
     def drafted(cls, why: str, facts: Mapping[str, Any], rows: int) -> tuple[str, dict[str, Any]]:
-        """Regular, or irregular with positions as fine as its points. facts: channels, seconds, rate; of an irregular
-        one its usual number of points, of a regular one whether its rate is only guessed."""
+        """Regular, or irregular with positions as fine as its points.
+
+        facts: channels, seconds, rate; irregular: the usual number of `points`; regular: `guessed_rate`.
+        """
         settings = {"kind": "series", **{name: facts[name] for name in ("channels", "rate", "seconds")}}
         if facts["rate"] is not None:
             if facts["guessed_rate"]:

@@ -159,8 +159,10 @@ class ConvStem(nn.Module):
         return sum(2 * math.prod(written) * layer.weight.numel() for layer, _, written in self._layers(grid))
 
     def kept(self, grid: Sequence[int]) -> list[int]:
-        """Numbers that each layer keeps for one sample: padded in, convolved, normalised and cut at zero; pooled, with
-        int64 places."""
+        """Numbers that each layer keeps for one sample.
+
+        Padded in, convolved, normalised and cut at zero; pooled, with int64 places.
+        """
         found = []
         for layer, read, written in self._layers(grid):
             pooled = math.prod(-(-n // 2) for n in written) * 3 if self.pool else 0

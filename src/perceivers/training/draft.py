@@ -97,7 +97,7 @@ def init(table_path: str | Path, target: str | None = None, out: str | Path = "r
     path = Path(out)
     text = draft_recipe(table_path, target, path)
     if path.exists():
-        raise PerceiversError(f"'{path}' exists and is left as it is. Give another name: --out NAME.yaml")
+        raise PerceiversError(f"'{path}' exists and is left as it is. Give another name by --out (out=…).")
     try:
         replace_file(path, lambda stream: stream.write(text.encode()) and None)
     except OSError as failure:
