@@ -52,7 +52,11 @@ def unknown(what: str, name: str, known: Iterable[str], error: type[PerceiversEr
 
 
 def missing_extra(package: str, extra: str, purpose: str) -> PerceiversError:
-    """An error for an optional package that is not installed, with the exact line that installs it."""
+    """An error for an optional package that is not installed, with the exact line that installs it.
+
+    package: its name, or that of a module in it.
+    """
+    package = package.partition(".")[0]
     return PerceiversError(
         f"{purpose} needs the package '{package}', which is not installed. Install it with: "
         f"pip install 'perceivers[{extra}]'"

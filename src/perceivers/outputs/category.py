@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from perceivers.cells import class_name
-from perceivers.errors import DataError, SpecError, near_miss
+from perceivers.errors import DataError, SpecError, missing_extra, near_miss
 from perceivers.outputs.base import Output, OutputSettings
 from perceivers.settings import SeveralNames
 
@@ -124,7 +124,10 @@ class CategoryHead(Output):
 
     def metrics(self) -> "dict[str, Metric]":
         """accuracy, macro F1, top-5 accuracy when there are more than five classes, and the confusion matrix."""
-        from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
+        try:
+            from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
+        except ModuleNotFoundError as error:
+            raise missing_extra(error.name or "torchmetrics", "train", "scoring") from None
 
         count = len(self.classes)
         metrics: dict[str, Metric] = {

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from perceivers.cells import cells_of, number, real_spread
-from perceivers.errors import DataError, SpecError
+from perceivers.errors import DataError, SpecError, missing_extra
 from perceivers.outputs.base import Output, OutputSettings
 from perceivers.settings import Names
 
@@ -130,7 +130,10 @@ class NumberHead(Output):
         Several columns: of each one, `mae_column` and so on; and `standardised_mae`, in the training targets' standard
         deviations, over all of them.
         """
-        from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score
+        try:
+            from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score
+        except ModuleNotFoundError as error:
+            raise missing_extra(error.name or "torchmetrics", "train", "scoring") from None
 
         found: dict[str, Metric] = {"standardised_mae": MeanAbsoluteError()} if self.several else {}
         for end in self._endings():

@@ -12,7 +12,7 @@ from perceivers.data.files import has_splits, read_table
 from perceivers.data.prepare import Reader, Split, open_source, read_split
 from perceivers.data.settings import DataSettings
 from perceivers.data.table import TEST, Table
-from perceivers.errors import DataError, TrainingError, near_miss
+from perceivers.errors import DataError, TrainingError, missing_extra, near_miss
 from perceivers.models.model import Model
 from perceivers.models.weights import RECIPE, find_model, load
 from perceivers.training.recipe import Recipe, read_recipe
@@ -59,6 +59,8 @@ def evaluate(
     samples, skipped = _split(loaded, recipe, folder, source, split, reporter)
     target = Path(out) if out is not None else _beside(folder, samples.name)
     _check_target(target)
+    if any(isinstance(output, CategoryOutput) for output in loaded.spec.outputs.values()):
+        _drawing()  # asked for before anything is computed
     size = batch_size or (recipe.evaluation.batch_size if recipe else 256)
     whole = score(loaded, samples, size, advance=lambda d, t: reporter.advance("evaluating", d, t))
     without = _without_each(loaded, samples, size, reporter)
@@ -202,13 +204,21 @@ def _write(target: Path, result: Mapping[str, Any], scores: Scores, model: Model
         raise TrainingError(f"the evaluation could not be written to '{target}': {error.strerror}.") from None
 
 
-def _draw_confusion(path: Path, counts: list[list[int]], classes: tuple[str, ...], name: str) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def _drawing() -> tuple[Any, Any]:
+    """Matplotlib's canvas and figure, which know nothing of pyplot's global state."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "matplotlib", "train", "drawing a confusion matrix") from None
+    return FigureCanvasAgg, Figure
 
+
+def _draw_confusion(path: Path, counts: list[list[int]], classes: tuple[str, ...], name: str) -> None:
+    canvas, figure_class = _drawing()
     side = min(max(3.5, 0.45 * len(classes)), 20.0)
-    figure = Figure(figsize=(side + 1.5, side + 1.0), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figure_class(figsize=(side + 1.5, side + 1.0), layout="constrained")
+    canvas(figure)
     axes = figure.subplots()
     shares = [[count / max(sum(row), 1) for count in row] for row in counts]
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)

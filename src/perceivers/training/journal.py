@@ -62,8 +62,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def draw_curves(folder: Path) -> Path:
     """curves.png from metrics.jsonl: the losses, and the headline scores of the validation split."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "matplotlib", "train", "drawing curves") from None
 
     lines = read_lines(folder / "metrics.jsonl")
     figure = Figure(figsize=(10, 4), layout="constrained")

@@ -1,5 +1,6 @@
 """`train`: a recipe in, a run folder with the best model out."""
 
+import importlib
 import logging
 import signal
 import time
@@ -74,6 +75,7 @@ def train(
 def _train(recipe: Recipe, base: Path, resume: bool, lock: RunLock, reporter: Reporter) -> Any:
     """The finished `Training`. The lock is taken at once to resume, for a new run when its folder is made."""
     run = lock.run
+    _check_packages()
     if recipe.training.accelerator == "gpu" and not torch.accelerator.is_available():
         raise TrainingError("training.accelerator is gpu, but torch finds none here; set auto or cpu.")
     with _disk(run):
@@ -100,6 +102,15 @@ def _train(recipe: Recipe, base: Path, resume: bool, lock: RunLock, reporter: Re
         model.load_state_dict(state["model"])
     with _disk(run):
         return _fit(model, recipe, lock, prepared, reporter, resume, state)
+
+
+def _check_packages() -> None:
+    """What training needs from its first step to its last picture is asked for before any data is read."""
+    for name in ("lightning.pytorch", "torchmetrics", "tensorboard", "matplotlib"):
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise missing_extra(error.name or name, "train", "training") from None
 
 
 def _recipe(
@@ -191,10 +202,8 @@ def _fit(
     resume: bool,
     state: dict[str, Any] | None,
 ) -> Any:
-    try:
-        import lightning.pytorch as pl
-    except ImportError:
-        raise missing_extra("lightning", "train", "training") from None
+    import lightning.pytorch as pl
+
     from perceivers.training.module import Training
 
     run, settings, split = lock.run, recipe.training, prepared.splits[TRAIN]
