@@ -274,7 +274,7 @@ class TestResume:
         toys.write_people(tmp_path / "other", table)
         assert refused(tmp_path / "other", begun, resume=True) == (
             f"the data has changed since '{begun}' was begun (model.inputs.facts.mean, model.inputs.facts.std, other "
-            "rows, or the same in another order). "
+            "rows or files, or the same in another order). "
             "Resume with the data of then, or begin a new run."
         )
 

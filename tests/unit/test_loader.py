@@ -225,6 +225,19 @@ class TestMix:
         for key in (Key(4, 1, rows), Key(3, 2, rows)):
             assert not same(first, self.batches()[key])
 
+    @pytest.mark.parametrize(("step", "epoch"), [(0, 0), (1, 1), (1, 0)])
+    def test_its_draws_are_no_others(self, monkeypatch, step, epoch):
+        """Not those of the order of an epoch, nor of input dropout in a step: numpy fills seeds up with zeros."""
+        seeds = []
+        monkeypatch.setattr(
+            "perceivers.data.loader.mix_images",
+            lambda cells, soft, settings, seed: (seeds.append(seed), (cells, soft))[1],
+        )
+        self.batches()[Key(step, epoch, tuple(range(8)))]
+        first = np.random.default_rng(seeds[0]).random()
+        for others in ((SEED, epoch), (SEED, step, 1), (SEED, epoch, 1)):
+            assert np.random.default_rng(others).random() != first
+
     def test_off_by_default(self):
         batch = Batches(split(inputs=ONE), Augmenter(ONE, {}, SEED), MixSettings())[Key(0, 0, (0, 1))]
         assert batch.targets["label"].dtype == torch.int64

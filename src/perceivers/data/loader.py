@@ -20,6 +20,10 @@ from perceivers.outputs import KINDS as OUTPUTS
 from perceivers.outputs import OutputSettings
 from perceivers.settings import Settings
 
+# Ends the seed of mixing. Numpy takes (7, 0) and (7, 0, 0) for one seed, so without it some draws would be those of the
+# order of rows or of input dropout.
+_MIX = 1
+
 
 @dataclass(frozen=True)
 class Key:
@@ -125,7 +129,7 @@ class Batches(Dataset[Batch]):
         rows = whole.nonzero().flatten()
         cells = elements.values.float().unflatten(1, elements.grid)
         some = {output: target[rows] for output, target in soft.items()}
-        mixed, shared = mix_images(cells[rows], some, self.mix, (self.augmenter.seed, key.epoch, key.step))
+        mixed, shared = mix_images(cells[rows], some, self.mix, (self.augmenter.seed, key.epoch, key.step, 0, _MIX))
         values = cells.index_copy(0, rows, mixed).flatten(1, 2)
         targets = {output: target.index_copy(0, rows, shared[output]) for output, target in soft.items()}
         return Batch({name: replace(elements, values=values)}, batch.size, targets)

@@ -1,6 +1,5 @@
 """One table of samples, whatever it came from: named columns of equal length that remember their file and rows."""
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,20 +55,6 @@ class Table:
             for name, column in self.columns.items()
         }
         return Table(columns, self.name, self.base, self.rows[index])
-
-    def digest(self) -> str:
-        """SHA-256 over names, row numbers and cells: the same rows in the same order, whatever file they came from."""
-        found = hashlib.sha256(np.ascontiguousarray(self.rows, dtype=np.int64).tobytes())
-        for name in sorted(self.columns):
-            column = self.columns[name]
-            found.update(name.encode())
-            if isinstance(column, np.ndarray) and column.dtype.kind in "biuf":
-                found.update(np.ascontiguousarray(column).data)
-            else:
-                for cell in column:
-                    # An array's repr leaves out its middle.
-                    found.update(cell.tobytes() if isinstance(cell, np.ndarray) else repr(cell).encode())
-        return found.hexdigest()
 
     def where(self, index: int, column: str | None = None) -> str:
         """Where sample `index` stands, for messages: `people.csv, row 12, column 'age'`."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from perceivers.atomic import replace_folder
+from perceivers.data.digest import split_digest
 from perceivers.data.files import has_splits, read_table
 from perceivers.data.prepare import Reader, Split, open_source, read_split
 from perceivers.data.settings import DataSettings
@@ -130,11 +131,12 @@ def _same_rows(model: Model, samples: Split, source: str | None) -> bool | None:
     """Whether the split is the one of training; a table that has grown is split anew, and mixes."""
     if source is not None or model.trained is None or samples.name not in model.trained.splits:
         return None
-    same = model.trained.splits[samples.name] == samples.table.digest()
+    same = model.trained.splits[samples.name] == split_digest(samples)
     if not same:
         warnings.warn(
-            f"the {samples.name} split is not the one of training: rows were added, removed, changed or reordered, so "
-            "it may hold rows that the model was trained on. Score a table of new rows by source (--data) instead.",
+            f"the {samples.name} split is not the one of training: rows or files were added, removed, changed or "
+            "reordered, so it may hold rows that the model was trained on. Score a table of new rows by source "
+            "(--data) instead.",
             UserWarning,
             stacklevel=3,
         )

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from perceivers.atomic import clean_temporary
+from perceivers.data.digest import split_digest
 from perceivers.data.prepare import Prepared
 from perceivers.data.table import TRAIN
 from perceivers.errors import TrainingError
@@ -75,8 +76,8 @@ def check_same_data(state: Mapping[str, Any], recipe: Recipe, prepared: Prepared
     samples = len(prepared.splits[TRAIN])
     if state["samples"] != samples:
         changed.append(f"{state['samples']:,} training samples → {samples:,}")
-    elif state["splits"] != {name: split.table.digest() for name, split in prepared.splits.items()}:
-        changed.append("other rows, or the same in another order")
+    elif state["splits"] != {name: split_digest(split) for name, split in prepared.splits.items()}:
+        changed.append("other rows or files, or the same in another order")
     if changed:
         raise TrainingError(
             f"the data has changed since '{run}' was begun ({', '.join(changed)}). "

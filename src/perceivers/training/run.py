@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from perceivers.atomic import replace_file
+from perceivers.data.digest import split_digest
 from perceivers.data.loader import Augmenter, Batches, Order, training_loader
 from perceivers.data.prepare import Prepared, Split, prepare
 from perceivers.data.table import TRAIN
@@ -209,7 +210,7 @@ def _fit(
     run, settings, split = lock.run, recipe.training, prepared.splits[TRAIN]
     steps = settings.total_steps(len(split))
     absent = {name: _absent(split, name, settings.input_dropout.get(name, 0.0)) for name in sorted(prepared.inputs)}
-    model.trained = Trained(absent, {name: part.table.digest() for name, part in prepared.splits.items()})
+    model.trained = Trained(absent, {name: split_digest(part) for name, part in prepared.splits.items()})
     text = recipe_text(recipe)
 
     def save_best(best: Model, scores: Scores | None, step: int) -> None:
