@@ -11,12 +11,14 @@ import toys
 from perceivers.data.prepare import Prepared, Reader, fit_kinds, prepare
 from perceivers.data.settings import DataSettings
 from perceivers.data.table import Table
-from perceivers.errors import DataError
+from perceivers.errors import DataError, SpecError
 from perceivers.inputs.category import CategoryInput
 from perceivers.inputs.image import ImageInput
 from perceivers.inputs.number import NumberInput
 from perceivers.inputs.series import SeriesInput
+from perceivers.inputs.text import TextInput
 from perceivers.outputs.category import CategoryOutput
+from perceivers.outputs.number import NumberOutput
 from perceivers.settings import parse_settings
 
 
@@ -96,3 +98,25 @@ def test_a_row_with_nothing_in_it_is_an_error_where_nan_is_one(kind, columns):
     if len(columns) == 1:
         with pytest.raises(DataError, match=r"row 2.*'nan: error' is set"):
             mapped.input(table, 1, "facts")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "columns", "said"),
+    [
+        ({"facts": NumberInput(columns=("x", "y"))}, {"y": NumberOutput()}, {}, ("y", "y", "facts")),
+        ({"facts": NumberInput(columns=("x", "y"))}, {"z": NumberOutput(columns=("z", "x"))}, {}, ("x", "z", "facts")),
+        ({"tags": CategoryInput(columns=("label",))}, {"label": CategoryOutput()}, {}, ("label", "label", "tags")),
+        ({"words": TextInput()}, {"label": CategoryOutput()}, {"words": "label"}, ("label", "label", "words")),
+        ({"words": TextInput()}, {"label": CategoryOutput()}, {"label": "words"}, ("words", "label", "words")),
+    ],
+)
+def test_a_target_is_no_input(tmp_path, inputs, outputs, columns, said):
+    toys.write_csv(tmp_path / "t.csv", [dict(x=i, y=i, z=i, label="ab"[i % 2], words="c") for i in range(8)])
+    data = parse_settings(DataSettings, {"source": "t.csv", "columns": columns}, "data")
+    with pytest.raises(SpecError) as caught:
+        prepare(data, inputs, outputs, tmp_path, toys.silent)
+    column, output, name = said
+    assert str(caught.value) == (
+        f"column '{column}' is the target of output '{output}', and input '{name}' reads it too: the answer would be "
+        "given away. Take it out of the input, or map another column in data.columns."
+    )

@@ -15,7 +15,7 @@ from perceivers.data.named import NAMED, named
 from perceivers.data.settings import DataSettings
 from perceivers.data.splits import FileSplits, FractionSplits, split_table
 from perceivers.data.table import TEST, TRAIN, VALIDATION, Table
-from perceivers.errors import DataError, near_miss
+from perceivers.errors import DataError, SpecError, near_miss
 from perceivers.inputs import InputSettings, Sample
 from perceivers.outputs import OutputSettings
 
@@ -118,6 +118,18 @@ class Reader:
                 f"{table.name}: no row of the {split} split has a target for {names}; fill column {columns}, "
                 "or split otherwise."
             )
+
+    def check_apart(self) -> None:
+        """Raise `SpecError` for a target that an input reads too: the answer would be given away."""
+        for output in self.outputs:
+            for name in self.inputs:
+                for column in self.columns_of(output):
+                    if column in self.columns_of(name):
+                        raise SpecError(
+                            f"column '{column}' is the target of output '{output}', and input '{name}' reads it too: "
+                            "the answer would be given away. Take it out of the input, or map another column in "
+                            "data.columns."
+                        )
 
     def columns_of(self, name: str) -> list[str]:
         """The table columns that an input or output is read from."""
@@ -272,6 +284,7 @@ def prepare(
         if name not in inputs and name not in outputs:
             hint = near_miss(name, [*inputs, *outputs])
             raise DataError(f"data.columns names '{name}', which is neither an input nor an output.{hint}")
+    reader.check_apart()
     for table in tables.values():
         reader.check_columns(table)
     if not len(tables[TRAIN]):
