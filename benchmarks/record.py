@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -27,12 +28,27 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
 
 
+def commit(folder: Path = RESULTS.parent) -> str:
+    """The commit that `folder` stands at, short, with a + where tracked files differ from it; "unknown" without git."""
+    try:
+        said = [
+            subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout
+            for arguments in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    # An earlier result that is measured anew changes nothing of what is measured.
+    changed = [line for line in said[1].splitlines() if "benchmarks/results/" not in line]
+    return said[0].strip() + "+" * bool(changed)
+
+
 def write(name: str, result: Mapping[str, Any], folder: Path = RESULTS) -> Path:
-    """results/<name>.json with command, machine, threads, versions and date around the result."""
+    """results/<name>.json with command, commit, machine, threads, versions and date around the result."""
     folder.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", *[os.path.relpath(a) if Path(a).is_absolute() else a for a in sys.argv]])
     about = {
         "command": command,
+        "commit": commit(),
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(),
         "threads": torch.get_num_threads(),
