@@ -2,7 +2,7 @@
 #
 #   make demo        set up, train on digits, evaluate, predict three images
 #   make test        lint, the whole default suite, the docs site
-#   make test-all    also the slow, parity, network and accelerator tests
+#   make test-all    also the slow, network and accelerator tests, and parity with other implementations once there are
 #   make lint        ruff, pyright, the floors
 #   make docs        the site, in site/
 #   make bench       every script in benchmarks/
@@ -23,6 +23,7 @@ venv: .venv/.stamp
 # The stamp is touched last, so an interrupted installation is done again. uv does not read pip's settings: where pip has
 # a file of constraints, uv is given the same one.
 .venv/.stamp: pyproject.toml
+	@echo "installing PyTorch, the library and the developers' tools into .venv: once; 1 to 10 minutes, up to 7 GB"
 	@set -eu; \
 	if command -v uv >/dev/null 2>&1; then \
 		constraint="$${PIP_CONSTRAINT:-$$($(PYTHON) -m pip config get global.constraint 2>/dev/null || true)}"; \
