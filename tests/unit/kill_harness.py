@@ -1,6 +1,8 @@
 """Run as a program: trains once in peace, then once killed by SIGKILL at random moments, and compares bit for bit.
 
-    python kill_harness.py FOLDER KILLS SEED
+    python kill_harness.py FOLDER KILLS SEED [worker]
+
+`worker`: another recipe, whose batches another process prepares, with AdamW, early stopping and another seed.
 
 Prints one JSON line. Each attempt is a fork, so that the imports are paid once; every process uses one thread.
 """
@@ -101,19 +103,24 @@ def outcome(run: Path) -> dict[str, object]:
 def main() -> None:
     """Compare a run in peace with one that is killed."""
     folder, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    if sys.argv[4:] == ["worker"]:
+        RECIPE["data"] |= {"workers": 1, "keep_bytes": 0}
+        # So small a rate, and so many looks, that soon one is no better than the one before: patience ends the run.
+        RECIPE["training"] |= {"optimiser": "adamw", "lr": 1e-4, "seed": 11, "evaluate_every": 4, "patience": 2}
     begun = time.monotonic()
     assert attempt(folder / "peace", resume=False) == 0, "the run in peace failed"
-    a_step = (time.monotonic() - begun) / STEPS
+    ended = reached(folder / "peace")
+    a_step = (time.monotonic() - begun) / ended
     draw = random.Random(seed)
     killed, resume = 0, False
     # The moments are drawn by step and a fraction of the time that some steps take, so that a busy machine has as many.
-    for at_step in sorted(draw.randint(0, STEPS - 12) for _ in range(kills)):
+    for at_step in sorted(draw.randint(0, max(ended - 12, 0)) for _ in range(kills)):
         status = attempt(folder / "killed", resume, at_step, draw.uniform(0, 4 * a_step))
         killed += os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
         resume = (folder / "killed" / "recipe.yaml").is_file()
     status = attempt(folder / "killed", resume)
     peace, after = outcome(folder / "peace"), outcome(folder / "killed")
-    report = {"kills": killed, "status": status, "lines": len(peace["lines"])}
+    report = {"kills": killed, "status": status, "steps": ended, "lines": len(peace["lines"])}
     report["same_lines"] = peace["lines"] == after["lines"]
     report["same_files"] = [a == b for a, b in zip(peace["files"], after["files"], strict=True)]
     print(json.dumps(report))

@@ -50,6 +50,30 @@ def test_a_killed_process_holds_nothing(holder, tmp_path):
     assert not (tmp_path / LOCK).exists()
 
 
+def test_a_forked_child_does_not_hold_it(tmp_path):
+    """It may outlive a killed run, as a process that prepares batches does; the run is resumed meanwhile."""
+    go_on, end = os.pipe()
+    ready, begun = os.pipe()
+    with RunLock(tmp_path) as lock:
+        lock.take()
+        child = os.fork()
+        if child == 0:
+            os.close(end)
+            os.write(begun, b"x")
+            os.read(go_on, 1)
+            os._exit(0)
+        assert os.read(ready, 1) == b"x"
+        with pytest.raises(TrainingError), RunLock(tmp_path) as other:
+            other.take()
+        # As a kill would: the descriptor goes, the file stays.
+        lock.let_go()
+        with RunLock(tmp_path) as other:
+            other.take()
+    for descriptor in (end, go_on, ready, begun):
+        os.close(descriptor)
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_taking_twice_is_taking_once(tmp_path):
     with RunLock(tmp_path / "new") as lock:
         lock.take()
