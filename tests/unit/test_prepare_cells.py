@@ -111,7 +111,7 @@ def test_a_row_with_nothing_in_it_is_an_error_where_nan_is_one(kind, columns):
     ],
 )
 def test_a_target_is_no_input(tmp_path, inputs, outputs, columns, said):
-    toys.write_csv(tmp_path / "t.csv", [dict(x=i, y=i, z=i, label="ab"[i % 2], words="c") for i in range(8)])
+    toys.write_csv(tmp_path / "t.csv", [{"x": i, "y": i, "z": i, "label": "ab"[i % 2], "words": "c"} for i in range(8)])
     data = parse_settings(DataSettings, {"source": "t.csv", "columns": columns}, "data")
     with pytest.raises(SpecError) as caught:
         prepare(data, inputs, outputs, tmp_path, toys.silent)

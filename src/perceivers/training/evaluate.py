@@ -60,7 +60,7 @@ def evaluate(
     samples, skipped = _split(loaded, recipe, folder, source, split, reporter)
     target = Path(out) if out is not None else _beside(folder, samples.name)
     _check_target(target)
-    if any(isinstance(output, CategoryOutput) for output in loaded.spec.outputs.values()):
+    if any(output.labels() is not None for output in loaded.spec.outputs.values()):
         _drawing()  # asked for before anything is computed
     size = batch_size or (recipe.evaluation.batch_size if recipe else 256)
     whole = score(loaded, samples, size, advance=lambda d, t: reporter.advance("evaluating", d, t))
