@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from perceivers.data.look import tables as tables
     from perceivers.data.named import data_sets as data_sets
     from perceivers.data.pictures import picture_grid as picture_grid
+    from perceivers.data.sources import open_source as open_source
     from perceivers.live import LiveEncoder as LiveEncoder
     from perceivers.models.build import build as build
     from perceivers.models.presets import presets as presets
@@ -39,6 +40,7 @@ _PUBLIC = {
     "Predictor": "perceivers.predictor",
     "LiveEncoder": "perceivers.live",
     "Source": "perceivers.sources",
+    "open_source": "perceivers.data.sources",
 }
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "evaluate",
     "init",
     "load",
+    "open_source",
     "picture_grid",
     "plan",
     "predict",

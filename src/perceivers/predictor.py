@@ -4,6 +4,9 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,7 @@ class Predictor:
         self.missing = Missing(self.model.spec.inputs)
         # Tables to predict on have no targets.
         self.reader = Reader(self.model.spec.inputs, {}, columns)
+        self._advance: Advance | None = None
 
     def __call__(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to one sample: input name → raw value. Raises `DataError` for a value that cannot be read."""
@@ -60,7 +64,7 @@ class Predictor:
         """One answer a row of `table`. Columns may be missing, which warns unless `quiet`: their cells are empty."""
         reader = self._present(table, quiet)
         readers = (lambda i=i: self._row(reader, table, i) for i in range(len(table)))
-        found = []
+        found, self._advance = [], advance
         for answer in self._answer(readers, strict):
             found.append(answer)
             if advance is not None:
@@ -144,9 +148,16 @@ class Predictor:
         return Row(parsed, {})
 
     def _row(self, reader: Reader, table: Table, index: int) -> Row:
-        row = reader.row(table, index)
-        if all(_is_empty(part) for part in row.inputs.values()):
+        found = {name: reader.source(table, index, name) for name in reader.inputs}
+        sources = {name: source for name, source in found.items() if source is not None}
+        whole = replace(reader, inputs={n: kind for n, kind in reader.inputs.items() if n not in sources})
+        row = replace(whole.row(table, index), sources=sources)
+        if not sources and all(_is_empty(part) for part in row.inputs.values()):
             raise DataError(f"{table.where(index)}: {NOTHING}")
+        for name, source in sources.items():
+            # Named as its cell is, in whatever is wrong with it.
+            source.name = f"{table.where(index)}, {source.name}"
+            source.progress = partial(self._advance, f"reading {name}") if self._advance else None
         return row
 
     def _answer(self, readers: Iterable[Callable[[], Row]], strict: bool) -> Iterator[dict[str, Any]]:
@@ -160,12 +171,35 @@ class Predictor:
                 row = str(error)
             else:
                 self.missing.add(row)
+                if row.sources:
+                    # A source is one sample, answered alone; those before it come first.
+                    yield from self._answer_batch(batch, strict)
+                    batch = []
+                    yield self._answer_sources(row, strict)
+                    continue
             batch.append(row)
             if len(batch) == self.batch_size:
                 yield from self._answer_batch(batch, strict)
                 batch = []
         if batch:
             yield from self._answer_batch(batch, strict)
+
+    def _answer_sources(self, row: Row, strict: bool) -> dict[str, Any]:
+        """The answer to one row of inputs that are read now."""
+        try:
+            (answer,) = self._answer_batch([row], strict)
+        except DataError as error:
+            if strict:
+                raise
+            answer = {"error": str(error)}
+        for name, source in row.sources.items():
+            self.missing.masked[name] += source.masked
+        lost = all(source.masked == prod(source.shape[:-1]) for source in row.sources.values())
+        if lost and "error" not in answer and all(_is_empty(part) for part in row.inputs.values()):
+            answer = {"error": f"{next(iter(row.sources.values())).name}: {NOTHING}"}
+            if strict:
+                raise DataError(answer["error"])
+        return answer
 
     @torch.no_grad()
     def _answer_batch(self, rows: Sequence[Row | str], strict: bool) -> list[dict[str, Any]]:
@@ -175,6 +209,7 @@ class Predictor:
         if good:
             kinds = self.model.spec.inputs
             batch = collate([Row({n: row.inputs.get(n) for n in kinds}, {}) for row in good], kinds, {})
+            batch = replace(batch, sources={name: source for row in good for name, source in row.sources.items()})
             for name, prediction in self.model(batch.to(self.model.device)).items():
                 output = self.model.outputs[name]
                 assert isinstance(output, Output), "outputs are Outputs"
@@ -263,7 +298,7 @@ def _rows(predictor: Predictor, inputs: Any, strict: bool, advance: Advance | No
         answers = predictor.answers(inputs, strict)
         return [{"row": i, **answer} for i, answer in enumerate(answers, start=1)]
     paths = [Path(path) for path in inputs]
-    tables = [path for path in paths if path.suffix.lower() in READERS or path.is_dir()]
+    tables = [path for path in paths if path.suffix.lower() in READERS or (path.is_dir() and path.suffix != ".zarr")]
     if tables and len(paths) > 1:
         raise DataError(f"give one table or several files, not both: '{tables[0]}' is a table.")
     if tables:

@@ -13,11 +13,13 @@ from perceivers.cells import is_missing
 from perceivers.data.files import has_splits, read_splits, read_table
 from perceivers.data.named import NAMED, named
 from perceivers.data.settings import DataSettings
+from perceivers.data.sources import source_for
 from perceivers.data.splits import FileSplits, FractionSplits, split_table
 from perceivers.data.table import TEST, TRAIN, VALIDATION, Table
 from perceivers.errors import DataError, SpecError, near_miss
 from perceivers.inputs import InputSettings, Sample
 from perceivers.outputs import OutputSettings
+from perceivers.sources import Source
 
 # Faults listed in one message; the others are counted.
 FAULTS_SHOWN = 5
@@ -26,10 +28,14 @@ Advance = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Row:
-    """One sample, parsed: input name → Sample or None (absent), output name → parsed target."""
+    """One sample, parsed: input name → Sample or None (absent), output name → parsed target.
+
+    sources: inputs that are too large to be parsed, and are read while they are answered.
+    """
 
     inputs: Mapping[str, Sample | None]
     targets: Mapping[str, Any]
+    sources: Mapping[str, Source] = field(default_factory=dict)
 
 
 @dataclass
@@ -81,6 +87,18 @@ class Reader:
             return kind.parse(cell if table.base is None else kind.resolved(cell, table.base))
         except DataError as error:
             raise DataError(f"{table.where(index, None if several else columns[0])}: {error}") from None
+
+    def source(self, table: Table, index: int, name: str) -> Source | None:
+        """The file in that cell as a source, where it is too large to be parsed. Raises `DataError` naming the cell."""
+        kind = self.inputs[name]
+        column = self._columns(name, kind)[0]
+        cell = table.columns[column][index]
+        if kind.source_axes() is None or is_missing(cell):
+            return None
+        try:
+            return source_for(kind, cell if table.base is None else kind.resolved(cell, table.base))
+        except DataError as error:
+            raise DataError(f"{table.where(index, column)}: {error}") from None
 
     def present_rows(self, table: Table, name: str) -> Sequence[int]:
         """The rows that `fit` chooses from: where a kind looks at a sample of them, those whose cell is not missing."""
@@ -152,6 +170,8 @@ class Missing:
     def add(self, row: Row) -> None:
         """Count what `row` lacks. An input that it does not name is absent."""
         for name in self.absent:
+            if name in row.sources:
+                continue  # what is masked in it is known when it has been read
             sample = row.inputs.get(name)
             if sample is None:
                 self.absent[name] += 1

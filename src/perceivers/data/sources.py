@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 
 from perceivers.errors import DataError, missing_extra, unknown
+from perceivers.inputs import InputSettings
 from perceivers.sources import Source
 
 Window = tuple[tuple[int, int], tuple[int, int]]
 
 # Rows of a Parquet file that are read at once.
 PARQUET_ROWS = 2**16
+# Values of a sample, in bytes of float32, from which a file that could be parsed whole is read run by run instead.
+LARGE = 256 * 10**6
 
 
 def open_source(
@@ -45,6 +48,19 @@ def open_source(
     if window is not None:
         array = _window(array, window, name)
     return Source.of(array, name=name)
+
+
+def source_for(kind: InputSettings, cell: Any) -> Source | None:
+    """The file that a cell names as a source for an input of that kind; None where it is to be parsed whole."""
+    axes, grid = kind.source_axes(), kind.raw_grid()
+    if axes is None or grid is None or not isinstance(cell, (str, Path)):
+        return None
+    path = Path(cell)
+    suffix = path.suffix.lower()
+    if suffix not in SOURCES or not path.exists():
+        return None
+    large = 4 * kind.raw_numbers(kind.elements()) >= LARGE
+    return open_source(path, axes=axes) if large or suffix not in kind.whole_files else None
 
 
 class _Sliced:

@@ -94,6 +94,8 @@ class Input(nn.Module, ABC):
 class InputSettings(Settings, ABC):
     """What every input kind has."""
 
+    whole_files: ClassVar[tuple[str, ...]] = ()
+    """Endings of files that `parse` reads, of those that can also be sources."""
     reads_files: ClassVar[bool] = False
     """A string cell may be a path, which is relative to its table."""
     reads_columns: ClassVar[bool] = False
@@ -178,6 +180,10 @@ class InputSettings(Settings, ABC):
     def raw_numbers(self, elements: int) -> int:
         """Numbers in a raw sample that gives M `elements`; one an element, unless a kind says more."""
         return elements
+
+    def source_axes(self) -> int | None:
+        """Axes of the grid of a `Source` that this input can read; None: it reads none, or none from a file."""
+        return None
 
     def source_grid(self, source: Source) -> tuple[int, ...]:
         """The grid that `source` gives rows of, in raw cells. Raises `DataError` where it is not this input's."""

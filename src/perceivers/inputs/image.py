@@ -16,7 +16,7 @@ from perceivers.inputs.base import Input, InputSettings, Sample, Seed, collate_g
 from perceivers.inputs.decode import read_image
 from perceivers.inputs.grid import GridInput
 from perceivers.inputs.held_grid import HeldGrid
-from perceivers.inputs.lift import ImageLift, Pixels
+from perceivers.inputs.lift import Conv, ImageLift, Pixels
 from perceivers.inputs.position import Fourier, NoPosition, Position
 from perceivers.settings import Settings
 from perceivers.sources import Source
@@ -32,6 +32,7 @@ class ImageInput(InputSettings):
     """An image: height × width × channels, values in the file's own units (0–255 for 8-bit)."""
 
     reads_files: ClassVar[bool] = True
+    whole_files: ClassVar[tuple[str, ...]] = (".tif", ".tiff")
     augmentation: ClassVar[type[Settings] | None] = ImageAugmentation
     augmentation_idea: ClassVar[Mapping[str, Any]] = {
         "kind": "image",
@@ -108,6 +109,10 @@ class ImageInput(InputSettings):
         if self.permute is not None:
             raise SpecError("permuted pixels have no windows, so such an image cannot be live; leave permute out.")
         return HeldGrid(module, self.size, self.channels, block)
+
+    def source_axes(self) -> int | None:
+        """Rows and columns, where each patch is read alone and pixels stay in their order."""
+        return 2 if self.permute is None and not isinstance(self.lift, Conv) else None
 
     def source_grid(self, source: Source) -> tuple[int, ...]:
         """(height, width): those of the input, pixels in their own order."""

@@ -22,7 +22,7 @@ from perceivers.inputs.base import Input, InputSettings, Sample, Seed, collate_g
 from perceivers.inputs.grid import GridInput
 from perceivers.inputs.held_grid import HeldGrid
 from perceivers.inputs.held_set import HeldSet
-from perceivers.inputs.lift import Samples, SeriesLift
+from perceivers.inputs.lift import Conv, Samples, SeriesLift
 from perceivers.inputs.position import Fourier, Learned, NoPosition, Position
 from perceivers.settings import Settings
 from perceivers.sources import Source
@@ -42,6 +42,7 @@ class SeriesInput(InputSettings):
     """
 
     reads_files: ClassVar[bool] = True
+    whole_files: ClassVar[tuple[str, ...]] = (".npy",)
     augmentation: ClassVar[type[Settings] | None] = SeriesAugmentation
     augmentation_idea: ClassVar[Mapping[str, Any]] = {"kind": "series", "jitter": 0.05, "scaling": 0.1}
     kind: Literal["series"] = "series"
@@ -131,6 +132,10 @@ class SeriesInput(InputSettings):
         if self.rate is None:
             return HeldSet(module, self.channels, 1, block)
         return HeldGrid(module, (self.steps,), self.channels, block)
+
+    def source_axes(self) -> int | None:
+        """Time alone, of a regular series whose steps or patches are read each for itself."""
+        return 1 if self.rate is not None and not isinstance(self.lift, Conv) else None
 
     def source_grid(self, source: Source) -> tuple[int, ...]:
         """(time steps,) of the input; a source may end before. Irregular: as many elements as the source has."""

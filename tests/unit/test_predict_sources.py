@@ -1,0 +1,102 @@
+"""Files that are read while they are answered: from a table or by name, in order, each fault a row's."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tifffile
+import zarr
+
+from perceivers import Predictor, build, predict
+from perceivers.cli.main import main
+from perceivers.data import sources
+from perceivers.errors import DataError
+
+SPEC = {
+    "inputs": {
+        "scene": {"kind": "image", "size": [30, 20], "channels": 2, "mean": [0, 0], "std": [1, 1]},
+        "facts": {"kind": "number", "columns": ["a"], "channels": 8, "mean": [0], "std": [1]},
+    },
+    "latents": {"count": 4, "channels": 16},
+    "encoder": {"layers": 1, "self_attend": {"heads": 2}},
+    "outputs": {"label": {"kind": "category", "classes": ["x", "y"]}},
+}
+SERIES = {"kind": "series", "channels": 2, "rate": 10, "seconds": 9, "mean": [0, 0], "std": [1, 1]}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    build(SPEC, seed=0).save(tmp_path / "model")
+    return tmp_path
+
+
+def a_scene(seed):
+    return np.random.default_rng(seed).normal(size=(30, 20, 2)).astype(np.float32)
+
+
+def probabilities(rows):
+    return [row["label_probabilities"]["x"] for row in rows]
+
+
+def test_rows_of_a_table_in_their_order(folder):
+    scenes = [a_scene(seed) for seed in range(4)]
+    np.save("zero.npy", scenes[0])
+    zarr.create_array("one.zarr", data=scenes[1], chunks=(7, 20, 2))
+    tifffile.imwrite("two.tif", scenes[2], photometric="minisblack", planarconfig="contig")
+    holes = scenes[3].copy()
+    holes[2, 3, 0] = np.nan
+    np.save("three.npy", holes)
+    np.save("wrong.npy", a_scene(9)[:29])
+    np.save("lost.npy", np.full((30, 20, 2), np.nan, np.float32))
+    (folder / "cut.npy").write_bytes((folder / "zero.npy").read_bytes()[:1000])
+    cells = ["zero.npy", "one.zarr", "two.tif", "three.npy", "wrong.npy", "cut.npy", "gone.npy", "lost.npy"]
+    (folder / "t.csv").write_text("scene,a\n" + "".join(f"{c},{'' if c == 'lost.npy' else 3}\n" for c in cells))
+    predictor = Predictor("model")
+    rows = predict(predictor, "t.csv")
+    wanted = predictor.answers([{"scene": s, "facts": [3]} for s in [*scenes[:3], holes]])
+    np.testing.assert_allclose(probabilities(rows[:4]), probabilities(wanted), rtol=1e-5)
+    assert predictor.missing.masked["scene"] == 1 + 600 + 1, "streamed, lost and given whole"
+    errors = [row["error"] for row in rows[4:]]
+    assert "row 5, column 'scene'" in errors[0] or "row 5" in errors[0]
+    assert "takes (30, 20, 2)" in errors[0]
+    assert "no .npy file of numbers" in errors[1]
+    assert "row 6" in errors[1]
+    assert "gone.npy" in errors[2]
+    assert "nothing to answer from" in errors[3]
+    with pytest.raises(DataError, match=r"takes \(30, 20, 2\)"):
+        predict(predictor, "t.csv", strict=True)
+
+
+def test_large_files_that_could_be_parsed_are_read_in_runs(folder, monkeypatch):
+    tifffile.imwrite("two.tif", a_scene(2), photometric="minisblack", planarconfig="contig")
+    (folder / "t.csv").write_text("scene,a\ntwo.tif,3\n")
+    whole = predict("model", "t.csv")
+    monkeypatch.setattr(sources, "LARGE", 1)
+    seen = []
+    streamed = predict("model", "t.csv", advance=lambda *progress: seen.append(progress))
+    np.testing.assert_allclose(probabilities(streamed), probabilities(whole), rtol=1e-5)
+    assert ("reading scene", 30, 30) in seen
+
+
+def test_files_by_name_on_the_command_line(folder, capsys):
+    for n in range(2):
+        np.save(f"{n}.npy", a_scene(n))
+    with pytest.raises(SystemExit) as done:
+        main(["predict", "model", "0.npy", "1.npy", "--quiet"])
+    assert done.value.code == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["file"] for row in rows] == ["0.npy", "1.npy"]
+    wanted = Predictor("model").answers([{"scene": a_scene(n)} for n in range(2)])
+    np.testing.assert_allclose(probabilities(rows), probabilities(wanted), rtol=1e-5)
+
+
+def test_columns_of_parquet_as_a_series(folder):
+    build({**SPEC, "inputs": {"wave": SERIES}}, seed=0).save(folder / "series")
+    values = np.random.default_rng(0).normal(size=(80, 2)).astype(np.float32)
+    pq.write_table(pa.table({"x": values[:, 0], "y": values[:, 1]}), "wave.parquet", row_group_size=13)
+    (folder / "t.csv").write_text("wave\nwave.parquet\n")
+    wanted = Predictor("series").answers([{"wave": values}])
+    np.testing.assert_allclose(probabilities(predict("series", "t.csv")), probabilities(wanted), rtol=1e-5)
