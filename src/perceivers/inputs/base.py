@@ -74,6 +74,11 @@ class Input(nn.Module, ABC):
         """The elements of `source` in runs. Asked only of kinds whose settings give a `source_grid`."""
         raise AssertionError(f"{type(self).__name__} reads no source")
 
+    @property
+    def source_unit(self) -> int:
+        """Rows of a source that belong together: of a patch; a part of a source begins at a multiple of it."""
+        return 1
+
     def flops(self, elements: int, raw_grid: tuple[int, ...] | None) -> int:
         """Multiplications and additions of `forward`: every linear runs once an element, unless a kind says more."""
         return linear_flops(self, elements)

@@ -61,6 +61,11 @@ class GridInput(Input):
             return x, mask
         return self.lift(x.unflatten(1, elements.grid), None if mask is None else mask.unflatten(1, elements.grid))
 
+    @property
+    def source_unit(self) -> int:
+        """Of the lift; one that reads across runs is refused when it is asked to."""
+        return self.lift.unit or 1
+
     def stream(self, source: Source, grid: tuple[int, ...], nan: Literal["mask", "error"]) -> Streamed:
         """The elements of `source` in runs; see `inputs.streaming.streamed`."""
         return streamed(self, source, grid, nan)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from perceivers.elements import Batch, Elements
 from perceivers.errors import GroupError
-from perceivers.inputs.grid import GridInput
+from perceivers.inputs import Input
 from perceivers.nn.attention.sharded import exchange
 from perceivers.sources import Source
 
@@ -91,9 +91,8 @@ def _check_cover(name: str, rows: list[tuple[int, ...]], count: int, unit: int) 
 
 def _unit(model: "Model", name: str) -> int:
     module = model.inputs[name]
-    assert isinstance(module, GridInput), "kinds that read sources lie on a grid or have coordinates"
-    # A lift that reads across runs is refused later, on every worker alike.
-    return module.lift.unit or 1
+    assert isinstance(module, Input), "inputs are Inputs"
+    return module.source_unit
 
 
 def _state(model: "Model") -> dict[str, Any]:
