@@ -3,6 +3,7 @@
     PerceiversError            anything a user can put right
     ├── SpecError              a spec, recipe, preset or override that cannot be understood
     ├── DataError              a file, row, column or value that cannot be read
+    │   └── MissingFileError   a file that is named by a value and is not there
     ├── ModelError             a model directory or checkpoint that cannot be trusted
     ├── TrainingError          a run that cannot go on
     └── GroupError             processes that work together and do not agree, or one that is lost
@@ -24,6 +25,10 @@ class SpecError(PerceiversError):
 
 class DataError(PerceiversError):
     """A file, row, column or value that cannot be read. The message names all that are known."""
+
+
+class MissingFileError(DataError):
+    """A file that is named by a value and is not there."""
 
 
 class ModelError(PerceiversError):

@@ -19,7 +19,7 @@ from perceivers.data.prepare import Missing, Reader, Row
 from perceivers.data.settings import DataSettings
 from perceivers.data.table import Table
 from perceivers.errors import DataError, ModelError, SpecError, near_miss, unknown
-from perceivers.inputs import Sample
+from perceivers.inputs import Sample, unknown_input
 from perceivers.models.model import Model
 from perceivers.models.weights import RECIPE, find_model, load
 from perceivers.outputs import Output
@@ -49,12 +49,22 @@ class Predictor:
         self.reader = Reader(self.model.spec.inputs, {}, columns)
         self._advance: Advance | None = None
 
+    def __repr__(self) -> str:
+        spec, count = self.model.spec, sum(parameter.numel() for parameter in self.model.parameters())
+        inputs, outputs = (
+            ", ".join(f"{n} ({k.kind})" for n, k in part.items()) for part in (spec.inputs, spec.outputs)
+        )
+        return f"Predictor({inputs} → {outputs}; {count:,} parameters on {self.model.device})"
+
     def __call__(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to one sample: input name → raw value. Raises `DataError` for a value that cannot be read."""
         return next(self._answer([lambda: self._parsed(sample)], strict=True))
 
     def answers(self, samples: Sequence[Mapping[str, Any]], strict: bool = False) -> list[dict[str, Any]]:
         """One answer a sample, in order. A sample that cannot be read is `{"error": …}`, or raises when `strict`."""
+        if isinstance(samples, (str, bytes, Mapping)):
+            one = "; one sample is answered by predictor(sample)" if isinstance(samples, Mapping) else ""
+            raise DataError(f"got one {type(samples).__name__}, wanted a list of samples: input name → value{one}.")
         readers = (lambda n=n, s=s: self._parsed(s, f"sample {n}") for n, s in enumerate(samples, start=1))
         return list(self._answer(readers, strict))
 
@@ -136,7 +146,7 @@ class Predictor:
             raise DataError(f"{head}got {type(sample).__name__}, wanted a mapping: input name → value.")
         for name in sample:
             if name not in self.model.spec.inputs:
-                raise DataError(f"{head}{unknown('input', name, self.model.spec.inputs)}")
+                raise DataError(f"{head}{unknown_input(name, self.model.spec.inputs)}")
         parsed = {}
         for name, kind in self.model.spec.inputs.items():
             try:
@@ -268,6 +278,7 @@ def check_output(path: Path, inputs: Iterable[Any] = (), overwrite: bool = False
 def predict(
     model: "str | Path | Model | Predictor",
     inputs: "str | Path | Sequence[str | Path] | Sequence[Mapping[str, Any]]",
+    *,
     out: str | Path | None = None,
     strict: bool = False,
     advance: Advance | None = None,

@@ -1,6 +1,6 @@
 """Settings: plain validated data with errors written for the reader. Base of every spec, recipe and kind."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin
 
@@ -47,12 +47,12 @@ def parse_settings(settings: type[SettingsType], data: Any, where: str) -> Setti
     try:
         return settings.model_validate(data)
     except ValidationError as error:
-        lines = [f"  {_explain(settings, fault)}" for fault in error.errors(include_url=False)]
+        lines = [f"  {_explain(settings, data, fault)}" for fault in error.errors(include_url=False)]
         count = f"{len(lines)} faults" if len(lines) > 1 else "a fault"
         raise SpecError(f"{where} has {count}:\n" + "\n".join(lines)) from None
 
 
-def _explain(settings: type[BaseModel], fault: Any) -> str:
+def _explain(settings: type[BaseModel], data: Any, fault: Any) -> str:
     place = [str(part) for part in fault["loc"]]
     kind, context = fault["type"], fault.get("ctx", {})
     dotted = ".".join(_without_tags(settings, place)) or "(top)"
@@ -64,7 +64,9 @@ def _explain(settings: type[BaseModel], fault: Any) -> str:
         tags = [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
         return f"{dotted}: unknown kind '{context['tag']}'.{near_miss(context['tag'], tags)} Known: {', '.join(tags)}."
     if kind == "union_tag_not_found":
-        return f"{dotted}: needs a 'kind'."
+        # An override of a misspelt name makes a new entry beside the one that was meant.
+        hint = near_miss(place[-1], [name for name in _names_beside(data, fault["loc"]) if name != place[-1]])
+        return f"{dotted}: needs a 'kind'.{hint}"
     if kind == "missing":
         return f"{dotted}: is missing."
     if kind == "literal_error":
@@ -73,7 +75,15 @@ def _explain(settings: type[BaseModel], fault: Any) -> str:
         return f"{dotted}: {fault['input']!r} is not one of {context['expected']}.{hint}"
     message = fault["msg"].removeprefix("Value error, ")
     given = "" if isinstance(fault["input"], (Mapping, BaseModel)) else f" (got {fault['input']!r})"
-    return f"{dotted}: {message[0].lower()}{message[1:]}{given}."
+    stop = "" if message.endswith((".", "?")) and not given else "."
+    return f"{dotted}: {message[0].lower()}{message[1:]}{given}{stop}"
+
+
+def _names_beside(data: Any, place: Sequence[Any]) -> list[str]:
+    """The keys of the mapping in `data` that holds what stands at `place`; none where it leads elsewhere."""
+    for part in place[:-1]:
+        data = data.get(part) if isinstance(data, Mapping) else None
+    return [str(key) for key in data] if isinstance(data, Mapping) else []
 
 
 def _without_tags(settings: type[BaseModel], place: list[str]) -> list[str]:

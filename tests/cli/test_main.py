@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import toys
 
+import perceivers
 from perceivers.cli.main import app, main
 from perceivers.errors import DataError, SpecError
 from perceivers.predictor import Predictor
@@ -63,6 +64,14 @@ class TestExitCodes:
             assert "Usage: perceivers" in done.out
         for command in ("init", "train", "evaluate", "predict", "data", "plan", "presets"):
             assert f"\n  {command} " in call("--help").out
+
+    def test_no_help_text_is_cut(self, call, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")
+        for arguments in (["--help"], ["data", "--help"]):
+            assert "..." not in call(*arguments).out.partition("Commands:")[2]
+
+    def test_version(self, call):
+        assert call("--version") == (0, f"perceivers {perceivers.__version__}\n", "")
 
     @pytest.mark.parametrize(
         ("arguments", "said"),
@@ -248,8 +257,7 @@ class TestPredict:
         assert second["error"].startswith("files, row 2, column 'picture': image file 'gone.png' does not exist")
         assert (done.code, done.err) == (
             0,
-            "  facts: absent in 1 samples; 0 cells masked (NaN, infinite or empty), 0 padding\n"
-            "1 of 2 rows could not be read; each has an error.\n",
+            "  facts: absent in 1 sample\n1 of 2 rows could not be read; each has an error.\n",
         )
 
     def test_bad_rows_are_counted_and_strict_stops(self, call, run, tmp_path):
@@ -260,7 +268,7 @@ class TestPredict:
         assert (done.code, done.err) == (0, "1 of 3 rows could not be read; each has an error.\n3 rows: a.csv\n")
         strict = call("predict", run, "people.csv", "--out", "b.csv", "--strict")
         assert strict.code == 1
-        assert strict.err == "error: people.csv, row 2: column 'age': 'old' is not a number.\n"
+        assert strict.err == "error: people.csv, row 2, column 'age': 'old' is not a number.\n"
         assert not Path("b.csv").exists()
 
     def test_quiet(self, call, run):
@@ -300,7 +308,7 @@ class TestPredict:
 
 class TestStandardInput:
     GOOD = '{"facts": {"age": 30, "height": 170}}'
-    NO_PHOTO = "  photo: absent in 2 samples; 0 cells masked (NaN, infinite or empty), 0 padding\n"
+    NO_PHOTO = "  photo: absent in 2 samples\n"
 
     def test_one_answer_a_line(self, call, run):
         text = f'{self.GOOD}\n\n{{"facts": [30, null]}}\r\n{self.GOOD}'
@@ -317,7 +325,7 @@ class TestStandardInput:
             (b'{"agee": 1}', "standard input, line 2: holds no column of any input: "),
             (
                 b'{"facts": {"age": "old"}}',
-                "standard input, line 2, row 1: column 'age': 'old' is not a number.",
+                "standard input, line 2, row 1, column 'age': 'old' is not a number.",
             ),
             (
                 b'{"picture": "gone.png"}',

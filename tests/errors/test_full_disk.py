@@ -98,7 +98,7 @@ class TestFullDisk:
         out = tmp_path / f"answers{suffix}"
         out.write_bytes(b"of before")
         with small_disk(300), pytest.raises(DataError) as caught:
-            predict(trained / "run", trained / "people.csv", out, overwrite=True)
+            predict(trained / "run", trained / "people.csv", out=out, overwrite=True)
         assert (
             str(caught.value) == f"{out}: nothing was written: File too large. The '{out.name}' of before is unchanged."
         )

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from perceivers.errors import DataError, SpecError
+from perceivers.errors import DataError, MissingFileError, SpecError
 from perceivers.inputs.base import InputSettings
 from perceivers.inputs.category import CategoryInput
 from perceivers.inputs.decode import MOST_PIXELS
@@ -79,7 +79,9 @@ def test_formats_that_run_programs_are_not_opened():
 
 
 def test_a_missing_or_empty_file(tmp_path):
-    refused(IMAGE, tmp_path / "gone.png", f"'{tmp_path / 'gone.png'}' does not exist", "relative to the table")
+    refused(IMAGE, tmp_path / "gone.png", f"'{tmp_path / 'gone.png'}' does not exist.")
+    with pytest.raises(MissingFileError, match=r"does not exist\.$"):
+        IMAGE.parse("gone.png")
     (tmp_path / "empty.png").touch()
     refused(IMAGE, tmp_path / "empty.png", "empty.png' is empty")
     refused(IMAGE, tmp_path, str(tmp_path), "is a folder; wanted a file")
@@ -179,7 +181,7 @@ def test_damaged_bytes_are_an_image_or_one_error(data, changes, share):
         ([["a", "b", "c"]], ["not a rectangle of numbers"]),
         (np.array([["a", "b", "c"]]), ["the series is of type <U1; wanted numbers"]),
         ("[[1, 2, 3", ["not valid JSON"]),
-        ("gone.npy", ["'gone.npy' does not exist", "relative to the table"]),
+        ("gone.npy", ["'gone.npy' does not exist."]),
         ({"value": [1]}, ["needs 'values'; got value"]),
         ({"values": np.zeros((5, 3)), "rate": 100}, ["at 100 Hz, but the input takes 50.0 Hz; resample"]),
         ({"values": np.zeros((5, 3)), "rate": "fast"}, ["'fast' is not a number"]),
@@ -202,7 +204,7 @@ def test_regular_series(value, parts):
         ({"values": [1, 2], "times": [0]}, ["2 values but 1 times"]),
         ({"values": [1, 2], "times": [0, 3]}, ["between 0 and 2.0 s; got 0.0 to 3.0"]),
         ({"values": [1, 2], "times": [-1, 0]}, ["between 0 and 2.0 s; got -1.0 to 0.0"]),
-        ({"values": [1, 2], "times": [0, float("nan")]}, ["between 0 and 2.0 s"]),
+        ({"values": [1, 2], "times": [0, float("nan")]}, ["1 of the 2 times is NaN, infinite or empty"]),
         ({"values": [1, 2], "times": ["now", "then"]}, ["the times are not a rectangle of numbers"]),
         ({"values": [1, 2], "times": np.array(["now", "then"])}, ["the times are of type <U4; wanted numbers"]),
         ({"values": [1, 2], "times": np.array([0, 1j])}, ["the times are of type complex128; wanted numbers"]),

@@ -228,6 +228,11 @@ class TestClassFolder:
         written(tmp_path / "notes.txt", "")
         refused(tmp_path, "one sub-folder per class", "0 sub-folders and 1 files (notes.txt)")
 
+    def test_a_folder_of_pictures(self, tmp_path):
+        for name in ("1.png", "2.png", "3.jpg"):
+            written(tmp_path / name, "")
+        refused(tmp_path, f"give them as files: {tmp_path / '*.jpg'} {tmp_path / '*.png'}")
+
     def test_a_table_beside_folders(self, tmp_path):
         written(tmp_path / "images" / "1.png", "")
         written(tmp_path / "labels.csv", "file,label\n")

@@ -57,3 +57,9 @@ def imported(node: ast.AST) -> list[str]:
     if isinstance(node, ast.ImportFrom):
         return [node.module or "", *(f"{node.module}.{name.name}" for name in node.names)]
     return []
+
+
+def test_public_names_are_seen_before_they_are_used():
+    """By completion and help; looking at the names imports nothing."""
+    code = "import perceivers; assert set(perceivers.__all__) <= set(dir(perceivers)), dir(perceivers)"
+    assert not modules_after(code) & HEAVY

@@ -48,7 +48,7 @@ def trains(tmp_path, table, target=None):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(draft_recipe(table, target, recipe))
     changes = ["training.epochs=null", "training.steps=2", "training.evaluate_every=null"]
-    result = perceivers.train(recipe, tmp_path / "run", changes, quiet=True)
+    result = perceivers.train(recipe, out=tmp_path / "run", overrides=changes, quiet=True)
     assert (result.model / "spec.json").is_file()
     return read_recipe(recipe), result
 

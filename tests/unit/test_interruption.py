@@ -128,7 +128,7 @@ class TestSignals:
         steps = len(read_lines(tmp_path / "run" / "metrics.jsonl"))
         assert f"stopped at step {steps} of 1000000" in said
         overrides[1] = f"training.steps={steps + 2}"
-        result = train(recipe, tmp_path / "run", overrides, resume=True, quiet=True)
+        result = train(recipe, out=tmp_path / "run", overrides=overrides, resume=True, quiet=True)
         assert result.steps == steps + 2
         assert [line["step"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")][: steps + 2] == list(
             range(1, steps + 3)
@@ -285,10 +285,12 @@ class TestResume:
         )
         assert "24 training samples → 25" in refused(tmp_path / "other", begun, resume=True)
 
-    def test_a_complete_run(self, people, tmp_path):
+    def test_a_complete_run(self, people, tmp_path, monkeypatch):
         run(people, tmp_path / "run", training__steps=2)
         before = toys.tree(tmp_path / "run")
+        monkeypatch.setattr("perceivers.training.run.prepare", lambda *a: pytest.fail("found before data is read"))
         found = refused(people, tmp_path / "run", resume=True, training__steps=2)
+        monkeypatch.undo()
         assert found == f"'{tmp_path / 'run'}' is complete: 2 of 2 steps. Raise training.epochs or steps to go on."
         assert toys.tree(tmp_path / "run") == before
         assert run(people, tmp_path / "run", resume=True, training__steps=3).steps == 3

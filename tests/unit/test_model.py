@@ -140,3 +140,14 @@ def test_fusion_pads_with_a_trainable_embedding():
     assert torch.equal(padded[..., :2], x)
     padded.sum().backward()
     assert fusion.embeddings["thin"].grad.tolist() == [[6.0] * 4]
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 9), (2, 4, 8), (5, 8), (1, 2, 5, 8)])
+def test_latents_of_another_shape_are_refused(model, shape):
+    with pytest.raises(DataError, match=r"decode wants latents \(B, 5, 8\), as encode gives them; got"):
+        model.decode(torch.zeros(shape))
+
+
+def test_a_column_is_told_from_an_input(model):
+    with pytest.raises(DataError, match=r"'a' is no input but a column of 'row': give \{'row': \{'a': …\}\}"):
+        model([{"a": 1}])

@@ -109,3 +109,18 @@ def test_faults():
         CategoryOutput().fit(["", ""])
     with pytest.raises(SpecError, match="classes are not known yet"):
         head(CategoryOutput())
+
+
+def test_numbers_that_are_no_classes():
+    """Many classes, all of them numbers: near misses would say nothing."""
+    numbers = CategoryOutput().fit([f"{i / 7:.3f}" for i in range(300)])
+    with pytest.raises(DataError) as caught:
+        numbers.parse("3.5")
+    assert str(caught.value) == (
+        "'3.5' is not one of the 300 classes of the training split, which are all numbers: "
+        "the target looks like a number. Set kind: number on the output."
+    )
+    with pytest.raises(DataError, match="Did you mean"):
+        CategoryOutput().fit([str(i) for i in range(20)]).parse("33")
+    with pytest.raises(DataError, match="class 'dog' is not one"):
+        numbers.parse("dog")

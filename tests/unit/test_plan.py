@@ -185,7 +185,7 @@ def test_memory_adds_up():
 
 
 def test_a_fault_of_the_spec_is_an_error():
-    with pytest.raises(SpecError, match="cannot be split into 3 heads"):
+    with pytest.raises(SpecError, match=r"heads is 3, which does not divide"):
         plan({"inputs": {"text": INPUTS["text"]}, "outputs": LABEL, **SMALL, "encoder": {"self_attend": {"heads": 3}}})
 
 

@@ -192,14 +192,14 @@ class TestTable:
         path = self.table(tmp_path, age=["x", 30, 30, 30], picture=["pictures/0.png", "gone.png", "", "pictures/3.png"])
         found = predict(predictor, path)
         assert [set(row) == {"row", "error"} for row in found] == [True, True, False, False]
-        assert found[0] == {"row": 1, "error": "people.csv, row 1: column 'age': 'x' is not a number."}
+        assert found[0] == {"row": 1, "error": "people.csv, row 1, column 'age': 'x' is not a number."}
         assert found[1]["error"].startswith("people.csv, row 2, column 'picture': image file '")
         assert "gone.png' does not exist" in found[1]["error"]
 
     def test_strict_stops(self, predictor, tmp_path):
         path = self.table(tmp_path, age=[30, 30, "x", "y"])
         out = tmp_path / "answers.csv"
-        assert message(predict, predictor, path, out, strict=True).startswith("people.csv, row 3: column 'age'")
+        assert message(predict, predictor, path, out=out, strict=True).startswith("people.csv, row 3, column 'age'")
         assert not out.exists()
 
     def test_an_input_whose_columns_are_missing_is_absent(self, predictor, tmp_path, trained):
@@ -281,7 +281,7 @@ class TestOut:
     @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".parquet"])
     def test_formats(self, predictor, trained, whole, tmp_path, suffix):
         out = tmp_path / f"answers{suffix}"
-        assert predict(predictor, trained / "people.csv", out) == whole
+        assert predict(predictor, trained / "people.csv", out=out) == whole
         if suffix == ".jsonl":
             rows = [json.loads(line) for line in out.read_text().splitlines()]
         elif suffix == ".parquet":
@@ -298,13 +298,13 @@ class TestOut:
 
     @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
     def test_errors_are_in_the_file_too(self, predictor, tmp_path, suffix):
-        rows = predict(predictor, [{"facts": {"age": 3}}, {"facts": {"age": "x"}}], tmp_path / f"a{suffix}")
+        rows = predict(predictor, [{"facts": {"age": 3}}, {"facts": {"age": "x"}}], out=tmp_path / f"a{suffix}")
         assert "error" in rows[1]
         assert "is not a number" in (tmp_path / f"a{suffix}").read_bytes().decode("utf-8", "replace")
 
     def test_an_unknown_ending_is_found_before_anything_is_computed(self, trained, tmp_path, monkeypatch):
         monkeypatch.setattr("perceivers.predictor.Predictor", lambda *a: pytest.fail("found first"))
-        found = message(predict, trained / "run", trained / "people.csv", tmp_path / "answers.jsn")
+        found = message(predict, trained / "run", trained / "people.csv", out=tmp_path / "answers.jsn")
         assert found == (
             "unknown ending of an output file '.jsn'. Did you mean '.jsonl'? "
             "Known: .csv, .jsonl, .ndjson, .parquet, .tsv."
@@ -318,7 +318,7 @@ class TestOut:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr("os.fsync", fail)
-        assert "No space left on device" in message(predict, predictor, trained / "people.csv", out, overwrite=True)
+        assert "No space left on device" in message(predict, predictor, trained / "people.csv", out=out, overwrite=True)
         assert out.read_text() == "of before"
         assert [path.name for path in tmp_path.iterdir()] == ["answers.csv"]
 
@@ -383,3 +383,22 @@ class TestModel:
             ModelError, match=r"there is no model directory or run folder '.*rnu'\. Did you mean 'run'\?"
         ):
             Predictor(trained / "rnu")
+
+
+class TestAsPeopleTypeIt:
+    def test_its_repr_says_what_it_is(self, predictor):
+        text = repr(predictor)
+        assert text.startswith("Predictor(photo (image), facts (number) → label (category); ")
+        assert text.endswith(" parameters on cpu)")
+
+    def test_a_column_without_its_input(self, predictor):
+        found = message(predictor, {"age": 50})
+        assert found == "'age' is no input but a column of 'facts': give {'facts': {'age': …}}."
+
+    @pytest.mark.parametrize("one", ["abc", b"abc", {"facts": {"age": 50}}])
+    def test_one_thing_is_no_list_of_samples(self, predictor, one):
+        assert message(predictor.answers, one).startswith(f"got one {type(one).__name__}, wanted a list of samples")
+
+    def test_what_follows_the_inputs_has_a_name(self, predictor):
+        with pytest.raises(TypeError, match="positional"):
+            predict(predictor, [{"facts": {"age": 50}}], "answers.csv")

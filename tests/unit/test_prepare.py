@@ -169,7 +169,7 @@ class TestBadRows:
         found = message(prepared, tmp_path, **BY_COLUMN)
         assert found == (
             "1 of 10 rows of the train split cannot be read:\n"
-            "  t.csv, row 3: column 'x': 'old' is not a number.\n"
+            "  t.csv, row 3, column 'x': 'old' is not a number.\n"
             "Repair them, or set data.bad_rows: skip to leave them out."
         )
 
@@ -191,7 +191,7 @@ class TestBadRows:
         table(tmp_path, x=["old"] * 8 + [1, 2] + [3] * 10)
         found = message(prepared, tmp_path, **BY_COLUMN)
         assert found.startswith("8 of 10 rows of the train split")
-        assert "row 5: column 'x'" in found
+        assert "row 5, column 'x'" in found
         assert "row 6" not in found
         assert "… and 3 more" in found
 

@@ -300,3 +300,7 @@ def test_numbers_keep_every_bit(tmp_path):
 @pytest.mark.parametrize("flow", [False, None, True])
 def test_line_breaks_of_other_scripts_come_back(text, flow):
     assert read_yaml(yaml_text({"columns": [text], text: 1}, flow=flow), "here") == {"columns": [text], text: 1}
+
+
+def test_one_override_needs_no_list():
+    assert with_overrides({"a": {"b": 1}}, "a.b=3") == {"a": {"b": 3}}

@@ -9,6 +9,7 @@ from perceivers.inputs.image import ImageInput
 from perceivers.inputs.number import NumberInput
 from perceivers.models.spec import Spec
 from perceivers.settings import parse_settings
+from perceivers.training.recipe import as_recipe
 
 GOOD = {
     "inputs": {"photo": {"kind": "image", "size": [8, 8]}},
@@ -91,3 +92,16 @@ def test_json_both_ways_exactly(size, lift, mean):
     settings = parse_settings(ImageInput, {"kind": "image", "size": [size, 2], "lift": lift, "mean": mean}, "x")
     assert ImageInput.model_validate_json(settings.model_dump_json()) == settings
     assert parse_settings(ImageInput, settings.model_dump(mode="json"), "x") == settings
+
+
+def test_a_new_name_beside_the_one_that_was_meant():
+    photo = GOOD["inputs"]["photo"]
+    refused({"inputs": {"photo": photo, "foto": {"channels": 1}}}, "inputs.foto: needs a 'kind'. Did you mean 'photo'?")
+    with pytest.raises(SpecError, match=r"inputs\.far: needs a 'kind'\.$"):
+        parse_settings(Spec, {**GOOD, "inputs": {"photo": photo, "far": {"channels": 1}}}, "spec")
+
+
+def test_a_message_that_ends_in_a_question_has_no_full_stop():
+    recipe = {"model": GOOD, "data": {"source": "digits"}, "training": {"augment": {"foto": {"kind": "image"}}}}
+    with pytest.raises(SpecError, match=r"Did you mean 'photo'\?$"):
+        as_recipe(recipe)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from perceivers.errors import SpecError
+from perceivers.models.build import build
 from perceivers.models.presets import PRESETS
 from perceivers.models.spec import Spec, as_spec
 
@@ -81,3 +82,26 @@ def test_a_query_that_nobody_asks():
         {"decoder": {"kind": "average"}, "outputs": {"label": output}},
         r"an average decoder asks no queries, so outputs\.label\.query would do nothing",
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        (
+            {"encoder": {"self_attend": {"heads": 5}}},
+            "encoder.self_attend.heads is 5, which does not divide latents.channels = 128; make latents.channels a ",
+        ),
+        ({"encoder": {"self_attend": {"heads": 4, "v_channels": 6}}}, "divide encoder.self_attend.v_channels = 6"),
+        ({"encoder": {"cross": {"heads": 4, "qk_channels": 6}}}, "encoder.cross.heads is 4, .* encoder.cross.qk_ch"),
+        ({"decoder": {"kind": "cross_attend", "heads": 3}}, "decoder.heads is 3, which does not divide latents"),
+    ],
+)
+def test_heads_divide_what_they_share(changes, match):
+    refused(changes, match)
+
+
+def test_heads_of_a_cross_attend_divide_what_the_inputs_make():
+    """Which only `build` knows: an image with the default positions has 3 + 66 channels."""
+    assert as_spec({**SMALL, "encoder": {"cross": {"heads": 2}}})
+    with pytest.raises(SpecError, match=r"encoder\.cross\.heads is 2, which does not divide the 69 channels"):
+        build({**SMALL, "encoder": {"cross": {"heads": 2}}}, device="meta")

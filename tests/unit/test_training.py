@@ -150,7 +150,7 @@ class TestResult:
         plain = toys.recipe(training__steps=9, data__source=str(people / "people.csv"))
         assert train(plain, quiet=True, overrides=["training.steps=1"]).run == Path("runs/run")
         made = as_recipe(toys.recipe(training__steps=9))
-        assert train(made, "b", ["training.steps=1"], quiet=True, base=people).steps == 1
+        assert train(made, out="b", overrides=["training.steps=1"], quiet=True, base=people).steps == 1
         assert losses(tmp_path / "runs/short") == losses(tmp_path / "runs/run") == losses(tmp_path / "b")
         assert {path.name for path in tmp_path.iterdir()} == {"runs", "b"}, "the engine leaves nothing of its own"
 
@@ -164,6 +164,19 @@ class TestResult:
         train(data, out=tmp_path / "run", quiet=True)
         monkeypatch.chdir(tmp_path)
         assert evaluate("run", quiet=True)["samples"] == 12
+
+    def test_what_follows_the_recipe_has_a_name(self, people):
+        with pytest.raises(TypeError, match="positional"):
+            train(toys.recipe(), "training.steps=1")
+
+    def test_a_folder_that_is_no_run_is_left_alone(self, people, tmp_path):
+        (tmp_path / "pictures").mkdir()
+        (tmp_path / "pictures" / "1.png").touch()
+        with pytest.raises(TrainingError) as caught:
+            run(people, tmp_path / "pictures")
+        assert str(caught.value) == (
+            f"'{tmp_path / 'pictures'}' exists and is not a run folder; give another folder by --out (out=…)."
+        )
 
     def test_epochs_and_a_batch_larger_than_the_data(self, people, tmp_path):
         result = run(people, tmp_path / "run", training={"epochs": 3, "batch_size": 100, "lr": 1e-3})
@@ -257,9 +270,9 @@ class TestWhatIsLearnedFrom:
         toys.write_recipe(tmp_path / "toy.yaml", toys.recipe(training__input_dropout={}, training__batch_size=1))
         result = train(tmp_path / "toy.yaml", out=tmp_path / "run")
         said = capfd.readouterr().err
-        assert "facts: absent in 12 samples; 0 cells masked (NaN, infinite or empty), 0 padding" in said
+        assert "  facts: absent in 12 samples\n" in said
         assert "photo: absent in 12 samples" in said
-        assert "facts: absent in 0 samples; 12 cells masked" in said
+        assert "  facts: 12 cells masked (NaN, infinite or empty)\n" in said
         load(result.model)
         assert not recwarn.list, "training saw each input absent, so nothing is untried"
 

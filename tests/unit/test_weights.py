@@ -343,3 +343,10 @@ def test_no_warning_where_nothing_can_be_missing_or_all_was(model, tmp_path, mon
 def test_a_copy_elsewhere_loads(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "copy")
     load(str(tmp_path / "copy"))
+
+
+def test_a_folder_of_many_files_is_not_listed_whole(tmp_path):
+    for number in range(1000):
+        (tmp_path / f"{number:04}.png").touch()
+    with pytest.raises(ModelError, match=r"It holds: 0000\.png, .*, 0009\.png and 990 more\.$"):
+        load(tmp_path)

@@ -17,10 +17,10 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of a table.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
-    """Score a model: metrics, per-class scores, confusion matrix, and the score without each input."""
+    """Score a model: all, per class, and without each input."""
     from perceivers.training.evaluate import evaluate as run
 
-    result = run(model, out, data, split, device=device, quiet=quiet or as_json)
+    result = run(model, out=out, source=data, split=split, device=device, quiet=quiet or as_json)
     if as_json:
         print(json.dumps(result, indent=1, ensure_ascii=False))
     else:

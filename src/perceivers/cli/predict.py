@@ -34,7 +34,7 @@ def predict(
             rows = list(rows)
             write_rows(rows, out)
     else:
-        rows = run(predictor, inputs, out, strict, reporter.advance, overwrite)
+        rows = run(predictor, inputs, out=out, strict=strict, advance=reporter.advance, overwrite=overwrite)
     failed, count = 0, 0
     for row in rows:
         count, failed = count + 1, failed + ("error" in row)

@@ -17,7 +17,7 @@ def train(
     """Train a model by a recipe; the best one lands in RUN/model."""
     from perceivers.training.run import train as run
 
-    result = run(recipe, out, overrides or [], resume, quiet)
+    result = run(recipe, out=out, overrides=overrides or [], resume=resume, quiet=quiet)
     if result.stopped_by is not None and result.stopped_by in signal.Signals.__members__:
         # Not 0: a script or scheduler must not take a run that was stopped for one that is done.
         raise typer.Exit(128 + signal.Signals[result.stopped_by])

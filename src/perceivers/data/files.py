@@ -160,6 +160,11 @@ def _read_class_folder(folder: Path) -> dict[str, Column]:
     tables = [name for name in loose if PurePath(name).suffix.lower() in READERS]
     if not classes or tables:
         meant = f" Did you mean the table '{folder / tables[0]}'?" if tables else ""
+        endings = {PurePath(name).suffix for name in loose if PurePath(name).suffix.lower() in IMAGE_SUFFIXES}
+        if endings and not meant:
+            meant = " To predict on its pictures, give them as files: " + " ".join(
+                str(folder / f"*{ending}") for ending in sorted(endings)
+            )
         raise DataError(
             f"{folder}: a folder is a table when it has one sub-folder per class, or when `datasets` saved it; this "
             f"one has {len(classes)} sub-folders and {len(loose)} files{_first(loose)}.{meant}"

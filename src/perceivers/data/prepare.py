@@ -16,7 +16,7 @@ from perceivers.data.settings import DataSettings
 from perceivers.data.sources import source_for
 from perceivers.data.splits import FileSplits, FractionSplits, split_table
 from perceivers.data.table import TEST, TRAIN, VALIDATION, Table
-from perceivers.errors import DataError, SpecError, near_miss
+from perceivers.errors import DataError, MissingFileError, SpecError, near_miss
 from perceivers.inputs import InputSettings, Sample
 from perceivers.outputs import OutputSettings
 from perceivers.sources import Source
@@ -86,7 +86,11 @@ class Reader:
                 return None
             return kind.parse(cell if table.base is None else kind.resolved(cell, table.base))
         except DataError as error:
-            raise DataError(f"{table.where(index, None if several else columns[0])}: {error}") from None
+            # A kind of several columns begins with the one at fault.
+            place = f"{table.where(index)}, " if several and str(error).startswith("column ") else None
+            place = place or f"{table.where(index, None if several else columns[0])}: "
+            hint = " Paths in a table are relative to the table." if isinstance(error, MissingFileError) else ""
+            raise DataError(f"{place}{error}{hint if table.base is not None else ''}") from None
 
     def source(self, table: Table, index: int, name: str) -> Source | None:
         """The file in that cell as a source, where it is too large to be parsed. Raises `DataError` naming the cell."""
@@ -180,13 +184,15 @@ class Missing:
             self.padded[name] += sample.padding
 
     def lines(self) -> list[str]:
-        """One line for each input that lacked anything."""
-        return [
-            f"  {name}: absent in {self.absent[name]:,} samples; {self.masked[name]:,} cells masked "
-            f"(NaN, infinite or empty), {self.padded[name]:,} padding"
-            for name in self.absent
-            if self.absent[name] or self.masked[name] or self.padded[name]
-        ]
+        """One line for each input that lacked anything, with what it lacked."""
+        found = []
+        for name in self.absent:
+            absent, masked, padded = self.absent[name], self.masked[name], self.padded[name]
+            said = [f"absent in {absent:,} sample{'s' * (absent != 1)}"] if absent else []
+            said += [f"{masked:,} cell{'s' * (masked != 1)} masked (NaN, infinite or empty)"] if masked else []
+            said += [f"{padded:,} padding"] if padded else []
+            found += [f"  {name}: {', '.join(said)}"] if said else []
+        return found
 
 
 @dataclass

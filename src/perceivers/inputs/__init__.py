@@ -6,7 +6,7 @@ from pydantic import Field
 
 from perceivers.inputs.augment_image import ImageAugmentation
 from perceivers.inputs.augment_series import SeriesAugmentation
-from perceivers.inputs.base import Input, InputSettings, Sample, Seed
+from perceivers.inputs.base import Input, InputSettings, Sample, Seed, unknown_input
 from perceivers.inputs.category import CategoryInput
 from perceivers.inputs.image import ImageInput
 from perceivers.inputs.number import NumberInput
@@ -25,4 +25,4 @@ AnyAugmentation = Annotated[ImageAugmentation | SeriesAugmentation, Field(discri
 
 AnyInput = Annotated[ImageInput | SeriesInput | NumberInput | CategoryInput | TextInput, Field(discriminator="kind")]
 
-__all__ = ["KINDS", "AnyAugmentation", "AnyInput", "Input", "InputSettings", "Sample", "Seed"]
+__all__ = ["KINDS", "AnyAugmentation", "AnyInput", "Input", "InputSettings", "Sample", "Seed", "unknown_input"]

@@ -22,7 +22,7 @@ from torch import nn
 
 from perceivers.cells import real_spread
 from perceivers.elements import Elements
-from perceivers.errors import DataError, SpecError
+from perceivers.errors import DataError, PerceiversError, SpecError, unknown
 from perceivers.nn.attention.planner import PartShape
 from perceivers.nn.lifted import Lifted
 from perceivers.nn.position import FourierPosition
@@ -215,6 +215,14 @@ class InputSettings(Settings, ABC):
                 "repair the data, or set nan: mask."
             )
         return finite
+
+
+def unknown_input(name: str, kinds: Mapping[str, InputSettings]) -> PerceiversError:
+    """The error for a sample that names an input which is none; a column of an input is told from a slip."""
+    for known, kind in kinds.items():
+        if name in getattr(kind, "columns", ()):
+            return DataError(f"'{name}' is no input but a column of '{known}': give {{'{known}': {{'{name}': …}}}}.")
+    return unknown("input", name, kinds, DataError)
 
 
 def collate_grid(samples: Sequence[Sample | None], grid: tuple[int, ...], channels: int) -> Elements:

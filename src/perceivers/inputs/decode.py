@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from perceivers.bounded import GB, read_bounded
-from perceivers.errors import DataError, missing_extra
+from perceivers.errors import DataError, MissingFileError, missing_extra
 
 # What is read. Formats that can run programs or hang the reader (EPS, FITS, …) are not on the list.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
@@ -40,7 +40,7 @@ def _file(path: Path) -> bytes:
     try:
         return read_bounded(path, MOST_BYTES, f"image file '{path}'")
     except FileNotFoundError:
-        raise DataError(f"image file '{path}' does not exist; paths in a table are relative to the table.") from None
+        raise MissingFileError(f"image file '{path}' does not exist.") from None
     except OSError as error:
         raise DataError(f"image file '{path}' cannot be read: {error.strerror}.") from None
 

@@ -16,7 +16,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from perceivers.bounded import GB, check_bounded
 from perceivers.cells import number
 from perceivers.elements import Elements
-from perceivers.errors import DataError, SpecError
+from perceivers.errors import DataError, MissingFileError, SpecError
 from perceivers.inputs.augment_series import SeriesAugmentation, augment_series_sample
 from perceivers.inputs.base import Input, InputSettings, Sample, Seed, collate_grid, moments
 from perceivers.inputs.grid import GridInput
@@ -193,7 +193,12 @@ class SeriesInput(InputSettings):
         seconds = _read(times, "the times are").astype(np.float64).reshape(-1)
         if len(seconds) != len(values):
             raise DataError(f"the series has {len(values)} values but {len(seconds)} times.")
-        if len(seconds) and not (np.isfinite(seconds).all() and seconds.min() >= 0 and seconds.max() <= self.seconds):
+        if lost := int((~np.isfinite(seconds)).sum()):
+            raise DataError(
+                f"{lost} of the {len(seconds)} times {'is' if lost == 1 else 'are'} NaN, infinite or empty; "
+                "every value needs its time."
+            )
+        if len(seconds) and not (seconds.min() >= 0 and seconds.max() <= self.seconds):
             raise DataError(f"times must lie between 0 and {self.seconds} s; got {seconds.min()} to {seconds.max()}.")
         return Sample(values, coords=seconds[:, None].astype(np.float32), mask=self.checked(values, "the series"))
 
@@ -309,7 +314,7 @@ def _read_file(path: Path) -> np.ndarray:
     except DataError:
         raise
     except FileNotFoundError:
-        raise DataError(f"{what} does not exist; paths in a table are relative to the table.") from None
+        raise MissingFileError(f"{what} does not exist.") from None
     except (OSError, ValueError, OverflowError) as error:
         raise DataError(f"{what} is truncated or damaged: {error}.") from None
     raise DataError(f"{what} is neither .npy, .csv nor .txt.")

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from perceivers.errors import SpecError
 from perceivers.models.model import Fusion, Model
 from perceivers.models.spec import AttentionSpec, AverageDecoderSpec, CrossDecoder, EncoderSpec, Spec, as_spec
 from perceivers.nn import MLP, AverageDecoder, CrossAttend, Decoder, Encoder, SelfAttend
@@ -59,6 +60,11 @@ def _encoder(spec: Spec, channels: int) -> Encoder:
 
 
 def _cross_attend(e: EncoderSpec, latent_channels: int, channels: int) -> CrossAttend:
+    if e.cross.qk_channels is None and channels % e.cross.heads:
+        raise SpecError(
+            f"encoder.cross.heads is {e.cross.heads}, which does not divide the {channels} channels of what is read; "
+            f"set encoder.cross.qk_channels to a multiple of {e.cross.heads}, or change the heads."
+        )
     return CrossAttend(
         latent_channels,
         channels,

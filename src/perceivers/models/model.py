@@ -12,7 +12,7 @@ from torch.distributed import ProcessGroup
 from perceivers.cells import is_missing
 from perceivers.elements import Batch, Elements
 from perceivers.errors import DataError, unknown
-from perceivers.inputs import Input
+from perceivers.inputs import Input, unknown_input
 from perceivers.models.sharding import own_share
 from perceivers.models.spec import Spec
 from perceivers.nn import AverageDecoder, Decoder, Encoder
@@ -135,6 +135,11 @@ class Model(nn.Module):
         self, latents: Tensor, outputs: Iterable[str] | None = None, chunk: int | None = None
     ) -> dict[str, Tensor]:
         """Predictions of the named outputs (default: all). At most `chunk` queries at once; any gives the same."""
+        wanted = (self.spec.latents.count, self.spec.latents.channels)
+        if latents.ndim != 3 or latents.shape[1:] != wanted:
+            raise DataError(
+                f"decode wants latents (B, {wanted[0]}, {wanted[1]}), as encode gives them; got {tuple(latents.shape)}."
+            )
         names = list(self.outputs) if outputs is None else sorted(outputs)
         for name in names:
             if name not in self.outputs:
@@ -166,7 +171,7 @@ class Model(nn.Module):
         for sample in samples:
             for name in sample:
                 if name not in self.inputs:
-                    raise unknown("input", name, self.inputs, DataError)
+                    raise unknown_input(name, self.spec.inputs)
         sources = {name: value for sample in samples for name, value in sample.items() if isinstance(value, Source)}
         parsed = {
             name: [None if is_missing(s.get(name)) else kind.parse(s[name]) for s in samples]

@@ -120,6 +120,28 @@ class Spec(Settings):
         return self
 
     @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        # What the encoder's cross-attends read is as wide as the inputs make it: without a width of their own, `build`
+        # looks at those.
+        width, cross = self.latents.channels, self.encoder.cross
+        parts: list[tuple[str, AttentionSpec | CrossDecoder, int | None]] = [
+            ("encoder.self_attend", self.encoder.self_attend, width),
+            ("encoder.cross", cross, None),
+        ]
+        if isinstance(self.decoder, CrossDecoder):
+            parts.append(("decoder", self.decoder, width))
+        for key, part, default in parts:
+            qk = part.qk_channels or default
+            for name, channels in (("qk_channels", qk), ("v_channels", part.v_channels or qk)):
+                if channels and channels % part.heads:
+                    what = f"{key}.{name}" if getattr(part, name) else "latents.channels"
+                    raise ValueError(
+                        f"{key}.heads is {part.heads}, which does not divide {what} = {channels}; "
+                        f"make {what} a multiple of {part.heads}, or change the heads"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _names_are_names(self) -> Self:
         for name in [*self.inputs, *self.outputs]:
             if not name.isidentifier():

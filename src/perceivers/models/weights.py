@@ -43,6 +43,8 @@ FORMAT = 1
 # safetensors accepts headers of 100 MB, which take minutes to read; the largest model here needs far less than this.
 MOST_HEADER_BYTES = 16 * 2**20
 MOST_TEXT_BYTES = 64 * 2**20
+# Of files, in a message.
+_MOST_NAMES = 10
 # Steps of an encoder; the deepest published one has 68.
 MOST_STEPS = 10_000
 
@@ -172,7 +174,9 @@ def _check_files(folder: Path) -> None:
         raise ModelError(f"there is no model directory '{folder}'.{near}")
     for name in (*CHECKED, MANIFEST):
         if not (folder / name).is_file():
-            present = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
+            names = sorted(p.name for p in folder.iterdir())
+            more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
+            present = ", ".join(names[:_MOST_NAMES]) + more or "nothing"
             raise ModelError(f"'{folder}' is not a whole model directory: {name} is missing. It holds: {present}.")
     manifest = _read_json(folder / MANIFEST)
     files = manifest.get("files") if isinstance(manifest, Mapping) else None

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 UNKNOWN = -1
 # The metric that is no score.
 _CONFUSION = "confusion"
+# With more classes than these, all of them numbers, a new one is taken for a number rather than for a slip.
+_MOST_NUMBERS = 20
 
 
 class CategoryOutput(OutputSettings):
@@ -41,6 +43,11 @@ class CategoryOutput(OutputSettings):
         if name is None:
             return UNKNOWN
         if name not in self.classes:
+            if len(self.classes) > _MOST_NUMBERS and all(map(_is_number, [name, *self.classes])):
+                raise DataError(
+                    f"'{name}' is not one of the {len(self.classes):,} classes of the training split, which are all "
+                    "numbers: the target looks like a number. Set kind: number on the output."
+                )
             known = ", ".join(self.classes[:20]) + (", …" if len(self.classes) > 20 else "")
             raise DataError(
                 f"class '{name}' is not one that the model was made for.{near_miss(name, self.classes)} "
@@ -168,6 +175,10 @@ class CategoryHead(Output):
                 }
             )
         return rows
+
+
+def _is_number(name: str) -> bool:
+    return _natural(name)[0] == 0
 
 
 def _natural(name: str) -> tuple[int, float, str]:

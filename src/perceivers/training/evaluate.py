@@ -27,6 +27,7 @@ ALL = "all"
 
 def evaluate(
     model: str | Path,
+    *,
     out: str | Path | None = None,
     source: str | None = None,
     split: str | None = None,

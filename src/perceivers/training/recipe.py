@@ -142,9 +142,12 @@ def as_recipe(data: "Recipe | Mapping[str, Any]", where: str = "recipe") -> Reci
 
 
 def with_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`data` with each `a.b=value` set; the value is read as YAML. Unknown keys are found when the recipe is parsed."""
+    """`data` with each `a.b=value` set; the value is read as YAML. Unknown keys are found when the recipe is parsed.
+
+    One override may come without a list.
+    """
     changed = json.loads(json.dumps(data, default=str))
-    for override in overrides:
+    for override in [overrides] if isinstance(overrides, str) else overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise SpecError(f"'{override}' is not an override; write key=value, such as training.lr=3e-4.")

@@ -63,12 +63,8 @@ class Reporter:
         elif now - self._said >= EVERY:
             self._said = now
             left = (now - self._begun) / max(done, 1) * (total - done)
-            said = detail()
-            print(
-                f"{label}: {done}/{total}{'  ' + said if said else ''}  {clock(left)} left",
-                file=self.stream,
-                flush=True,
-            )
+            said = [f"{label}: {done}/{total}", detail(), f"{clock(left)} left"]
+            print("  ".join(part for part in said if part), file=self.stream, flush=True)
 
     def close(self) -> None:
         """End the present bar."""

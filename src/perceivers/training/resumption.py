@@ -31,6 +31,8 @@ def check_free(run: Path) -> None:
     """Raise `TrainingError` when something is in the folder `run` of a new run, or in its place."""
     # What begins with a dot is what a kill left of a run that had not begun.
     if run.exists() and (not run.is_dir() or any(not path.name.startswith(".") for path in run.iterdir())):
+        if not (run / "recipe.yaml").is_file():
+            raise TrainingError(f"'{run}' exists and is not a run folder; give another folder by --out (out=…).")
         raise TrainingError(
             f"'{run}' exists. Go on with it by --resume (resume=True), or give another folder by --out (out=…)."
         )
@@ -39,7 +41,7 @@ def check_free(run: Path) -> None:
 def open_run(run: Path, recipe: Recipe, reporter: Reporter) -> dict[str, Any] | None:
     """The state to go on from; None when the run has no checkpoint yet.
 
-    Raises `TrainingError` for a folder that holds no run, or one that was begun with another recipe.
+    Raises `TrainingError` for a folder that holds no run, or one that was begun with another recipe or is complete.
     """
     stored = run / "recipe.yaml"
     if not stored.is_file():
@@ -53,6 +55,7 @@ def open_run(run: Path, recipe: Recipe, reporter: Reporter) -> dict[str, Any] | 
         reporter.note(f"no checkpoint had been written in '{run}'; beginning at step 0.")
         return None
     path, state = found
+    _check_incomplete(state, recipe, run)
     reporter.note(f"going on from {path.name}")
     return state
 
@@ -66,6 +69,19 @@ def _check_same(stored: Recipe, given: Recipe, run: Path) -> None:
     if changed:
         raise TrainingError(
             f"'{run}' was begun with another recipe ({', '.join(changed)}); resume with that one, or begin a new run."
+        )
+
+
+def _check_incomplete(state: Mapping[str, Any], recipe: Recipe, run: Path) -> None:
+    """Before any data is read: a run that has ended has nothing to go on with."""
+    settings, done, waited = recipe.training, int(state["step"]), int(state["history"]["waited"])
+    steps = settings.total_steps(int(state["samples"]))
+    if done >= steps:
+        raise TrainingError(f"'{run}' is complete: {done} of {steps} steps. Raise training.epochs or steps to go on.")
+    if settings.patience is not None and waited >= settings.patience:
+        raise TrainingError(
+            f"'{run}' is complete: it stopped early at step {done}, {waited} looks without a better score. "
+            "Raise training.patience to go on."
         )
 
 

@@ -48,6 +48,7 @@ class TrainingResult:
 
 def train(
     recipe: "Recipe | Mapping[str, Any] | str | Path",
+    *,
     out: str | Path | None = None,
     overrides: Sequence[str] = (),
     resume: bool = False,
@@ -220,15 +221,6 @@ def _fit(
     order = Order(len(split), settings.batch_size, settings.seed, training.done, steps)
     if settings.patience is not None and training.validation is None:
         raise TrainingError("training.patience needs a validation split to look at; leave it out, or give one.")
-    if training.done >= steps:
-        raise TrainingError(
-            f"'{run}' is complete: {training.done} of {steps} steps. Raise training.epochs or steps to go on."
-        )
-    if settings.patience is not None and training.history.waited >= settings.patience:
-        raise TrainingError(
-            f"'{run}' is complete: it stopped early at step {training.done}, {training.history.waited} looks without a "
-            "better score. Raise training.patience to go on."
-        )
     batches = Batches(split, Augmenter(prepared.inputs, settings.augment, settings.seed), settings.mix)
     lr_factor(0, steps, settings.schedule)
     # Whatever does not fit has been found by now; from here on there is a run folder.
