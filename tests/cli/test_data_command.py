@@ -2,9 +2,11 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from perceivers.cli import data
 from perceivers.cli.data import app
 from perceivers.errors import DataError
 
@@ -32,14 +34,29 @@ def test_the_list():
     printed = run("list")
     for words in ("digits", "1,295 / 143 / 359", "CC BY 4.0", "fashion-mnist", "MIT", "hapt", "forda"):
         assert words in printed
-    lines = {line.split("│")[1].strip(): line.split("│")[-2].strip() for line in printed.splitlines() if "│" in line}
-    assert lines["digits"] == "yes"
-    assert lines["hapt"] == "no"
+    lines = printed.splitlines()
+    assert lines[lines.index("digits: handwritten digits, 8 × 8 pixels") + 2].endswith("; at hand")
+    assert lines[[line.startswith("hapt: ") for line in lines].index(True) + 2].endswith("; not at hand")
 
 
-def test_names_are_whole_in_a_narrow_window(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "60")
-    assert "fashion-mnist" in run("list")
+def test_the_list_fits_in_80_columns():
+    assert max(map(len, run("list").splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        ([None, "cat", "dog", None, "cat", ""], "str, 2 different, such as 'cat'; 3 empty"),
+        (["cat"], "str, 1 different, such as 'cat'"),
+        ([None, None], "nothing: every cell is empty"),
+        ([None, [1, 2]], "list; 1 empty"),
+        (np.array([1.0, np.nan, 3.0]), "float64, 1.0 to 3.0; 1 empty or NaN"),
+        (np.array([np.nan]), "float64, no number"),
+        (np.array([1, 2]), "int64, 1 to 2"),
+    ],
+)
+def test_empty_cells_are_counted_apart(column, said):
+    assert data._holds(column) == said
 
 
 def test_the_list_as_json():

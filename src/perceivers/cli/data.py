@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Column
 from rich.table import Table as Listing
 
 if TYPE_CHECKING:
@@ -28,19 +27,18 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON inste
     if as_json:
         typer.echo(json.dumps([_description(data) for data in NAMED.values()], indent=2, ensure_ascii=False))
         return
-    listing = Listing(
-        Column("name", no_wrap=True), "what", "train / validation / test", "classes", "licence", "at hand"
-    )
+    # Some lines each, not a table: six columns leave no room for words in a narrow window.
     for data in NAMED.values():
         sizes = " / ".join(f"{size:,}" for size in data.sizes.values())
-        at_hand = "yes" if data.at_hand else "no"
-        listing.add_row(*map(escape, (data.name, data.title, sizes, str(len(data.classes)), data.licence, at_hand)))
-    Console().print(listing)
+        at_hand = "at hand" if data.at_hand else "not at hand"
+        typer.echo(f"{data.name}: {data.title}")
+        typer.echo(f"  {sizes} {' / '.join(data.sizes)}, {len(data.classes)} classes")
+        typer.echo(f"  licence: {data.licence}; {at_hand}")
 
 
 @app.command()
 def fetch(name: Annotated[str, typer.Argument(help="Name of a data set, as `perceivers data list` gives it.")]) -> None:
-    """Fetch a named data set into the cache, and print where it lies and its checksum."""
+    """Fetch a named data set; print where it lies and its checksum."""
     from perceivers.data.cache import cache_file, noted_sha256
     from perceivers.data.named import named
 
@@ -64,7 +62,7 @@ def show(
     label: Annotated[str, typer.Option(help="The column with the labels.")] = "label",
     count: Annotated[int, typer.Option(min=1, max=400, help="How many samples the picture shows.")] = 32,
 ) -> None:
-    """Print what a data set or table holds, and draw a grid of its samples."""
+    """Print what a data set or table holds; draw some of its samples."""
     from perceivers.data.look import tables as tables_of
     from perceivers.data.named import NAMED
     from perceivers.data.pictures import picture_grid
@@ -103,20 +101,27 @@ def _print_columns(table: "Table") -> None:
 
 
 def _holds(column: Any) -> str:
-    """What a column holds, in a few words: `arrays (28, 28, 1) uint8`, `text, 10 different, such as 'Coat'`."""
+    """What a column holds, in a few words: `arrays (28, 28, 1) uint8`, `str, 10 different, such as 'Coat'; 3 empty`."""
+    from perceivers.cells import is_missing
+
     if hasattr(column, "dtype") and column.ndim > 1:
         return f"arrays {column.shape[1:]} {column.dtype}"
     if hasattr(column, "dtype") and column.dtype.kind in "iuf":
         numbers = column[column == column]  # not the NaNs
-        return f"{column.dtype}, {numbers.min()} to {numbers.max()}" if len(numbers) else f"{column.dtype}, no number"
-    kinds = sorted({type(cell).__name__ for cell in column})
+        empty = f"; {len(column) - len(numbers):,} empty or NaN" if len(numbers) < len(column) else ""
+        extent = f"{numbers.min()} to {numbers.max()}{empty}" if len(numbers) else "no number"
+        return f"{column.dtype}, {extent}"
+    cells = [cell for cell in column if not is_missing(cell)]
+    empty = f"; {len(column) - len(cells):,} empty" if len(cells) < len(column) else ""
+    kinds = " or ".join(sorted({type(cell).__name__ for cell in cells}))
+    if not cells:
+        return "nothing: every cell is empty"
     try:
-        different = len(set(column))
+        different = len(set(cells))
     except TypeError:  # lists and arrays cannot be counted like this
-        return " or ".join(kinds)
-    text = str(column[0]) if len(column) else ""
-    example = f", such as {text if len(text) <= 40 else text[:39] + '…'!r}" if text else ""
-    return f"{' or '.join(kinds)}, {different:,} different{example}"
+        return f"{kinds}{empty}"
+    text = str(cells[0])
+    return f"{kinds}, {different:,} different, such as {text if len(text) <= 40 else text[:39] + '…'!r}{empty}"
 
 
 def _print_counts(tables: "dict[str, Table]", label: str) -> None:

@@ -48,8 +48,19 @@ app.command()(plan.plan)
 app.command()(presets.presets)
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from perceivers import __version__
+
+        print(f"perceivers {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and exit.", callback=_say_version, is_eager=True
+    ),
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error (anywhere on the line)."),
 ) -> None:
     """Declare what goes in and what comes out; train, evaluate and predict with one Perceiver."""

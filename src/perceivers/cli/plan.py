@@ -25,7 +25,7 @@ def plan(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Parameters, FLOPs and memory of a model, before anything is allocated."""
+    """Parameters, FLOPs and memory of a model that is not built."""
     from perceivers.training.plan import plan as run
 
     made = run(what, overrides or [], batch, memory_budget)

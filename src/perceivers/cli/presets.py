@@ -17,7 +17,7 @@ def presets(
     name: Annotated[str | None, typer.Argument(help="Show all of this one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
-    """List the presets, or show one: paper, table, parameters, result and spec."""
+    """List the presets, or show all of one."""
     from perceivers.models.presets import PRESETS, preset
 
     if name is None and as_json:
@@ -36,18 +36,11 @@ def _facts(preset: "Preset") -> dict[str, Any]:
 
 
 def _list(all_presets: "list[Preset]") -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Column, Table
-
-    listing = Table(
-        Column("name", no_wrap=True), Column("parameters", no_wrap=True, justify="right"), "paper", "result"
-    )
+    # Two lines each, not a table: four columns leave no room for words in a narrow window.
     for preset in all_presets:
         # "Title: subtitle, arXiv 2103.03206": the list has room for the number only.
         paper = preset.paper.rpartition(", ")[2]
-        listing.add_row(*map(escape, (preset.name, f"{preset.parameters:,}", paper, preset.result)))
-    Console().print(listing)
+        print(f"{preset.name}: {preset.parameters:,} parameters, {paper}\n  {preset.result}")
     print("All of one: perceivers presets NAME. What it costs: perceivers plan NAME.")
 
 
