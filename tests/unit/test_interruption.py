@@ -367,7 +367,7 @@ def test_a_worker_that_cannot_read_says_it_in_its_own_words(people, tmp_path, mo
     with pytest.raises(DataError) as caught:
         run(folder, tmp_path / "run", data__workers=1, data__keep_bytes=0)
     assert str(caught.value) == (
-        f"people.csv, row 1, column 'picture': image file '{picture}' does not exist; paths in a table are relative to "
+        f"people.csv, row 1, column 'picture': image file '{picture}' does not exist. Paths in a table are relative to "
         "the table."
     )
 
