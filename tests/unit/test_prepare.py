@@ -168,8 +168,10 @@ class TestBadRows:
     def test_stop_lists_them(self, tmp_path):
         found = message(prepared, tmp_path, **BY_COLUMN)
         assert found == (
-            "1 of 10 rows of the train split cannot be read:\n"
+            "1 of 10 rows of the train split and 2 of 5 rows of the validation split cannot be read:\n"
             "  t.csv, row 3, column 'x': 'old' is not a number.\n"
+            "  t.csv, row 13, column 'x': 'old' is not a number.\n"
+            "  t.csv, row 14, column 'x': 'old' is not a number.\n"
             "Repair them, or set data.bad_rows: skip to leave them out."
         )
 

@@ -10,19 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from perceivers.cells import is_missing
+from perceivers.data.faults import (
+    CellError,
+    Fault,
+    SplitFaults,
+    all_errors,
+    cell_error,
+    faulty_rows,
+)
 from perceivers.data.files import has_splits, read_splits, read_table
 from perceivers.data.named import NAMED, named
 from perceivers.data.settings import DataSettings
 from perceivers.data.sources import source_for
 from perceivers.data.splits import FileSplits, FractionSplits, split_table
 from perceivers.data.table import TEST, TRAIN, VALIDATION, Table
-from perceivers.errors import DataError, MissingFileError, SpecError, near_miss
+from perceivers.errors import DataError, SpecError, near_miss
 from perceivers.inputs import InputSettings, Sample
 from perceivers.outputs import OutputSettings
 from perceivers.sources import Source
 
-# Faults listed in one message; the others are counted.
-FAULTS_SHOWN = 5
 Advance = Callable[[str, int, int], None]
 
 
@@ -70,7 +76,7 @@ class Reader:
                     )
 
     def input(self, table: Table, index: int, name: str) -> Sample | None:
-        """One input of one row. Raises `DataError` naming file, row and column."""
+        """One input of one row. Raises `CellError` naming file, row and column."""
         kind = self.inputs[name]
         columns = self._columns(name, kind)
         several = columns == kind.table_columns(name) and kind.reads_columns
@@ -86,23 +92,21 @@ class Reader:
                 return None
             return kind.parse(cell if table.base is None else kind.resolved(cell, table.base))
         except DataError as error:
-            # A kind of several columns begins with the one at fault.
-            place = f"{table.where(index)}, " if several and str(error).startswith("column ") else None
-            place = place or f"{table.where(index, None if several else columns[0])}: "
-            hint = " Paths in a table are relative to the table." if isinstance(error, MissingFileError) else ""
-            raise DataError(f"{place}{error}{hint if table.base is not None else ''}") from None
+            raise cell_error(table, index, None if several else columns[0], error) from None
 
     def source(self, table: Table, index: int, name: str) -> Source | None:
         """The file in that cell as a source, where it is too large to be parsed. Raises `DataError` naming the cell."""
         kind = self.inputs[name]
+        if kind.source_axes() is None:
+            return None
         column = self._columns(name, kind)[0]
         cell = table.columns[column][index]
-        if kind.source_axes() is None or is_missing(cell):
+        if is_missing(cell):
             return None
         try:
             return source_for(kind, cell if table.base is None else kind.resolved(cell, table.base))
         except DataError as error:
-            raise DataError(f"{table.where(index, column)}: {error}") from None
+            raise cell_error(table, index, column, error) from None
 
     def present_rows(self, table: Table, name: str) -> Sequence[int]:
         """The rows that `fit` chooses from: where a kind looks at a sample of them, those whose cell is not missing."""
@@ -113,19 +117,24 @@ class Reader:
         return [index for index, cell in enumerate(column) if not is_missing(cell)]
 
     def target(self, table: Table, index: int, name: str) -> Any:
-        """One target of one row. Raises `DataError` naming file, row and column."""
+        """One target of one row. Raises `CellError` naming file, row and column."""
         kind = self.outputs[name]
         columns = self._columns(name, kind)
         cells = [table.columns[column][index] for column in columns]
         try:
             return kind.parse(cells[0] if len(cells) == 1 else cells)
         except DataError as error:
-            raise DataError(f"{table.where(index, ', '.join(columns))}: {error}") from None
+            raise cell_error(table, index, ", ".join(columns), error) from None
 
     def row(self, table: Table, index: int) -> Row:
-        """One sample. Raises `DataError` naming file, row and column."""
+        """One sample. Raises `CellError` naming file, row and column."""
         inputs = {name: self.input(table, index, name) for name in self.inputs}
         return Row(inputs, {name: self.target(table, index, name) for name in self.outputs})
+
+    def errors(self, table: Table, index: int) -> list[CellError]:
+        """All that cannot be read of one row: every input and every target."""
+        inputs = [lambda name=name: self.input(table, index, name) for name in self.inputs]
+        return all_errors([*inputs, *(lambda name=name: self.target(table, index, name) for name in self.outputs)])
 
     def check_targets(self, table: Table, split: str) -> None:
         """Raise `DataError` when nothing can be learned or scored: training needs some target of every output."""
@@ -240,34 +249,51 @@ def fit_kinds(reader: Reader, train: Table, skip: bool) -> tuple[dict[str, Input
     """Inputs and outputs completed from the training split: statistics and class names. Nothing else is looked at.
 
     `skip`: rows that cannot be read are left out whole, so that nothing is learned from their other columns either.
+    Otherwise they are left to `read_split`, which refuses them; only their own cells are left out here, and a kind that
+    has nothing else to learn from stays as it is.
     """
     if skip:
         train = train.take(_readable_rows(reader, train))
     inputs: dict[str, InputSettings] = {}
     outputs: dict[str, OutputSettings] = {}
     for name, kind in reader.inputs.items():
-        with _named(f"{train.name}, input '{name}'"):
-            rows = _spread(reader.present_rows(train, name), kind.statistics_from)
-            inputs[name] = kind.fit(s for s in _all(reader.input, train, name, rows) if s is not None)
+        rows = _spread(reader.present_rows(train, name), kind.statistics_from)
+        cells = _Cells(reader.input, train, name, rows)
+        with _named(f"{train.name}, input '{name}'", cells):
+            inputs[name] = kind
+            inputs[name] = kind.fit(sample for sample in cells if sample is not None)
     for name, kind in reader.outputs.items():
-        with _named(f"{train.name}, output '{name}'"):
-            outputs[name] = kind.fit(_all(reader.target, train, name, range(len(train))))
+        cells = _Cells(reader.target, train, name, range(len(train)))
+        with _named(f"{train.name}, output '{name}'", cells):
+            outputs[name] = kind
+            outputs[name] = kind.fit(cells)
     return inputs, outputs
 
 
 def read_split(name: str, table: Table, reader: Reader, settings: DataSettings, advance: Advance) -> Split:
     """Parse every row once; keep them when they fit in memory. Raises one `DataError` that lists the bad rows."""
+    split, faults = _read(name, table, reader, settings, advance)
+    if split is None:
+        raise faulty_rows([faults])
+    return split
+
+
+def _read(
+    name: str, table: Table, reader: Reader, settings: DataSettings, advance: Advance
+) -> tuple[Split | None, SplitFaults]:
+    """The split, or None when its faults forbid it, and all its faults."""
     rows: list[Row] = []
     kept: list[int] = []
-    faults: list[str] = []
+    faults = SplitFaults(name, len(table))
     missing = Missing(reader.inputs)
     keep, used = True, 0
     for index in range(len(table)):
         advance(f"reading {name}", index, len(table))
         try:
             row = reader.row(table, index)
-        except DataError as error:
-            faults.append(str(error))
+        except CellError as error:
+            # All that is wrong with the row; at least what was just found.
+            faults.add(reader.errors(table, index) or [error])
             continue
         kept.append(index)
         missing.add(row)
@@ -278,22 +304,26 @@ def read_split(name: str, table: Table, reader: Reader, settings: DataSettings, 
         else:
             rows.clear()
     advance(f"reading {name}", len(table), len(table))
-    if faults and (settings.bad_rows == "stop" or not kept):
-        raise DataError(_list_faults(faults, len(table), name))
-    if faults:
+    if faults.bad and (settings.bad_rows == "stop" or not kept):
+        return None, faults
+    if faults.bad:
         table = table.take(kept)
     reader.check_targets(table, name)
-    return Split(name, table, reader, rows if keep else None, missing)
+    return Split(name, table, reader, rows if keep else None, missing), faults
 
 
 @dataclass
 class Prepared:
-    """All splits, and the kinds that were completed from training."""
+    """All splits, and the kinds that were completed from training.
+
+    skipped: by split, how many rows were left out. faults: what was wrong with them.
+    """
 
     splits: dict[str, Split]
     inputs: dict[str, InputSettings]
     outputs: dict[str, OutputSettings]
     skipped: dict[str, int]
+    faults: list[Fault]
 
 
 def prepare(
@@ -318,13 +348,19 @@ def prepare(
     fitted_inputs, fitted_outputs = fit_kinds(reader, tables[TRAIN], settings.bad_rows == "skip")
     reader = Reader(fitted_inputs, fitted_outputs, settings.columns)
     names = [name for name in (TRAIN, VALIDATION, TEST) if name in tables and len(tables[name])]
-    splits = {name: read_split(name, tables[name], reader, settings, advance) for name in names}
-    skipped = {name: len(tables[name]) - len(split) for name, split in splits.items()}
-    return Prepared(splits, fitted_inputs, fitted_outputs, skipped)
-
-
-class _FaultyRowsError(DataError):
-    """Rows that cannot be read; the message names each by file, row and column."""
+    splits: dict[str, Split] = {}
+    faults, fatal = [], []
+    for name in names:
+        split, found = _read(name, tables[name], reader, settings, advance)
+        faults.append(found)
+        if split is None:
+            fatal.append(found)
+        else:
+            splits[name] = split
+    if fatal:
+        raise faulty_rows(fatal)
+    skipped = {found.split: found.bad for found in faults}
+    return Prepared(splits, fitted_inputs, fitted_outputs, skipped, [fault for found in faults for fault in found.kept])
 
 
 def _spread(rows: Sequence[int], most: int | None) -> Sequence[int]:
@@ -334,48 +370,41 @@ def _spread(rows: Sequence[int], most: int | None) -> Sequence[int]:
     return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
 
 
-def _all(read: Callable[[Table, int, str], Any], table: Table, name: str, rows: Sequence[int]) -> Iterator[Any]:
-    """The parsed cells of one input or output in `rows`; after the last one raises for those that cannot be read."""
-    faults = []
-    for index in rows:
-        try:
-            yield read(table, index, name)
-        except DataError as error:
-            faults.append(str(error))
-    if faults:
-        raise _FaultyRowsError(_list_faults(faults, len(rows), TRAIN))
+class _Cells:
+    """The parsed cells of one input or output in `rows`, without those that cannot be read; `bad` counts these."""
+
+    def __init__(self, read: Callable[[Table, int, str], Any], table: Table, name: str, rows: Iterable[int]) -> None:
+        self.read, self.table, self.name, self.rows, self.bad = read, table, name, rows, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for index in self.rows:
+            try:
+                yield self.read(self.table, index, self.name)
+            except CellError:
+                # Not lost: every row is read once more, and refused with all that is wrong with it.
+                self.bad += 1
 
 
 def _readable_rows(reader: Reader, train: Table) -> list[int]:
-    good, faults = [], []
+    faults, good = SplitFaults(TRAIN, len(train)), []
     for index in range(len(train)):
-        try:
-            reader.row(train, index)
+        if found := reader.errors(train, index):
+            faults.add(found)
+        else:
             good.append(index)
-        except DataError as error:
-            faults.append(str(error))
     if not good:
-        raise _FaultyRowsError(_list_faults(faults, len(train), TRAIN))
+        raise faulty_rows([faults])
     return good
 
 
 @contextmanager
-def _named(place: str) -> Iterator[None]:
-    """What a kind finds wrong with the training split as a whole, headed by file and name."""
+def _named(place: str, cells: _Cells) -> Iterator[None]:
+    """What a kind finds wrong with the training split as a whole, headed by file and name.
+
+    Where cells could not be read that is not the fault to tell of: those are.
+    """
     try:
         yield
-    except _FaultyRowsError:
-        raise
     except DataError as error:
-        raise DataError(f"{place}: {error}") from None
-
-
-def _list_faults(faults: list[str], rows: int, name: str) -> str:
-    shown = "\n".join(f"  {fault}" for fault in faults[:FAULTS_SHOWN])
-    more = f"\n  … and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
-    todo = (
-        "Repair them, or set data.bad_rows: skip to leave them out."
-        if len(faults) < rows
-        else "Repair them: no row is left."
-    )
-    return f"{len(faults)} of {rows} rows of the {name} split cannot be read:\n{shown}{more}\n{todo}"
+        if not cells.bad:
+            raise DataError(f"{place}: {error}") from None

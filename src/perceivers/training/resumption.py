@@ -24,7 +24,7 @@ MAY_CHANGE |= {"data.workers", "data.keep_bytes", "evaluation.split", "evaluatio
 # What training data tells when a recipe does not.
 LEARNED = {"mean", "std", "classes"}
 # What training writes into a run folder by way of temporary files.
-WRITTEN = ("recipe.yaml", "metrics.jsonl", "curves.png", "model")
+WRITTEN = ("recipe.yaml", "metrics.jsonl", "curves.png", "skipped.csv", "model")
 
 
 def check_free(run: Path) -> None:

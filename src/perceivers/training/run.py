@@ -15,10 +15,11 @@ import torch
 
 from perceivers.atomic import replace_file
 from perceivers.data.digest import split_digest
+from perceivers.data.faults import SHOWN, FaultyRowsError, write_faults
 from perceivers.data.loader import Augmenter, Batches, Order, training_loader
 from perceivers.data.prepare import Prepared, Split, prepare
 from perceivers.data.table import TRAIN
-from perceivers.errors import PerceiversError, TrainingError, missing_extra
+from perceivers.errors import DataError, PerceiversError, TrainingError, missing_extra
 from perceivers.models.build import build
 from perceivers.models.model import Model, Trained
 from perceivers.models.weights import save
@@ -90,8 +91,12 @@ def _train(recipe: Recipe, base: Path, resume: bool, lock: RunLock, reporter: Re
             state = None
     if recipe.training.threads is not None:
         torch.set_num_threads(recipe.training.threads)
-    prepared = prepare(recipe.data, recipe.model.inputs, recipe.model.outputs, base, reporter.advance)
-    reporter.close()
+    try:
+        prepared = prepare(recipe.data, recipe.model.inputs, recipe.model.outputs, base, reporter.advance)
+    except FaultyRowsError as error:
+        raise _all_listed(error, run.with_name(f"{run.name}-bad-rows.csv")) from None
+    finally:
+        reporter.close()
     _tell(prepared, reporter)
     recipe = recipe.with_changes(
         model={**dict(recipe.model), "inputs": prepared.inputs, "outputs": prepared.outputs},
@@ -169,6 +174,17 @@ def _save_memory(model: Model, recipe: Recipe, reporter: Reporter) -> None:
     )
 
 
+def _all_listed(error: FaultyRowsError, path: Path) -> DataError:
+    """`error`, and where all its faults are listed when there are more than a message can hold."""
+    if len(error.faults) <= SHOWN:
+        return error
+    try:
+        write_faults(error.faults, path)
+    except DataError as other:
+        return DataError(f"{error}\nThe whole list could not be written: {other}")
+    return DataError(f"{error}\nThe whole list: {path}")
+
+
 def _tell(prepared: Prepared, reporter: Reporter) -> None:
     for name, split in prepared.splits.items():
         skipped = f", {prepared.skipped[name]} bad rows left out" if prepared.skipped[name] else ""
@@ -229,6 +245,9 @@ def _fit(
         # Again: while the data was read another process may have trained here, and finished.
         check_free(run)
     _begin_run(run, recipe)
+    if prepared.faults:
+        write_faults(prepared.faults, run / "skipped.csv")
+        reporter.note(f"what was wrong with the rows left out: {run / 'skipped.csv'}")
     rng.seed_everything(settings.seed)
     with _quiet_engine():
         trainer = pl.Trainer(
