@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from perceivers.cells import cells_of, is_missing
+from perceivers.data.doubts import Range, meant, misspelt
 from perceivers.data.files import READERS, WRITERS, read_table, write_rows
 from perceivers.data.loader import collate
-from perceivers.data.prepare import Missing, Reader, Row
+from perceivers.data.reader import Missing, Reader, Row
 from perceivers.data.settings import DataSettings
 from perceivers.data.table import Table
-from perceivers.errors import DataError, ModelError, SpecError, near_miss, unknown
+from perceivers.errors import DataError, ModelError, SpecError, unknown
 from perceivers.inputs import Sample, unknown_input
 from perceivers.models.model import Model
 from perceivers.models.weights import RECIPE, find_model, load
@@ -45,6 +46,9 @@ class Predictor:
         self.batch_size = batch_size
         # What the inputs of all rows answered so far lacked.
         self.missing = Missing(self.model.spec.inputs)
+        self.range = Range(self.model.spec.inputs)
+        # Keys that no input reads, of which it was told.
+        self.told: set[str] = set()
         # Tables to predict on have no targets.
         self.reader = Reader(self.model.spec.inputs, {}, columns)
         self._advance: Advance | None = None
@@ -95,7 +99,21 @@ class Predictor:
             except DataError as error:
                 raise DataError(f"{where}, input '{name}': {error}") from None
         table = Table({name: [cell] for name, cell in cells.items()} or {"": [None]}, where)
-        return next(self._answer([lambda: self._row(self._present(table, quiet=True), table, 0)], strict=True))
+        reader = self._present(table, quiet=True)
+        self._tell_unread(table)
+        return next(self._answer([lambda: self._row(reader, table, 0)], strict=True))
+
+    def _tell_unread(self, table: Table) -> None:
+        """Warn, once a key, of those that no input reads and no output is called by."""
+        spec, columns = self.model.spec, self.reader.columns
+        wanted = [column for name in spec.inputs for column in self.reader.columns_of(name)]
+        targets = [c for n, kind in spec.outputs.items() for c in (columns.get(n, n), *kind.table_columns(n))]
+        for name in table.columns:
+            if name and name not in wanted and name not in targets and name not in self.told:
+                self.told.add(name)
+                warnings.warn(
+                    f"{table.name}: no input reads '{name}'.{meant([name], wanted)}", UserWarning, stacklevel=3
+                )
 
     def lines(
         self, lines: Iterable[bytes], strict: bool = False, name: str = "standard input"
@@ -124,19 +142,26 @@ class Predictor:
     def _present(self, table: Table, quiet: bool = False) -> Reader:
         """What this table can be read for: a `DataError` when it is nothing, a warning of missing columns."""
         reader = self.reader.present(table)
-        missing = [c for name in self.reader.inputs for c in self.reader.columns_of(name) if c not in table.columns]
-        near = "".join(dict.fromkeys(near_miss(column, table.columns) for column in missing))
+        wanted = [column for name in self.reader.inputs for column in self.reader.columns_of(name)]
+        missing = [column for column in wanted if column not in table.columns]
+        near = meant([name for name in table.columns if name not in wanted], wanted)
         if not reader.inputs:
-            wanted = "; ".join(
+            names = "; ".join(
                 f"{name} (column {', '.join(self.reader.columns_of(name))})" for name in self.reader.inputs
             )
             known = ", ".join(table.columns)
-            raise DataError(f"{table.name}: holds no column of any input: {wanted}.{near} Columns: {known}.")
+            raise DataError(f"{table.name}: holds no column of any input: {names}.{near} Columns: {known}.")
+        odd = [name for name in misspelt(table, wanted) if name not in self.told]
         if missing and not quiet:
             warnings.warn(
                 f"{table.name}: no column {', '.join(missing)}; taken as missing in every row.{near}",
                 UserWarning,
                 stacklevel=3,
+            )
+        elif odd:
+            self.told |= set(odd)
+            warnings.warn(
+                f"{table.name}: no input reads {', '.join(odd)}.{meant(odd, wanted)}", UserWarning, stacklevel=3
             )
         return reader
 
@@ -181,6 +206,7 @@ class Predictor:
                 row = str(error)
             else:
                 self.missing.add(row)
+                self.range.check(row)
                 if row.sources:
                     # A source is one sample, answered alone; those before it come first.
                     yield from self._answer_batch(batch, strict)

@@ -12,7 +12,8 @@ import toys
 
 from perceivers.data.digest import split_digest
 from perceivers.data.files import read_table
-from perceivers.data.prepare import Missing, Reader, Split
+from perceivers.data.prepare import Split
+from perceivers.data.reader import Missing, Reader
 from perceivers.data.table import Table
 from perceivers.errors import TrainingError
 from perceivers.inputs.image import ImageInput

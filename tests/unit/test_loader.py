@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from perceivers.data.loader import Augmenter, Batches, Key, Order, collate, evaluation_batches, training_loader
 from perceivers.data.mix import MixSettings
-from perceivers.data.prepare import Missing, Reader, Row, Split
+from perceivers.data.prepare import Split
+from perceivers.data.reader import Missing, Reader, Row
 from perceivers.data.table import Table
 from perceivers.elements import Batch
 from perceivers.errors import SpecError

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import toys
 
-from perceivers.data.prepare import Prepared, Reader, fit_kinds, prepare
+from perceivers.data.prepare import Prepared, fit_kinds, prepare
+from perceivers.data.reader import Reader
 from perceivers.data.settings import DataSettings
 from perceivers.data.table import Table
 from perceivers.errors import DataError, SpecError

@@ -6,7 +6,8 @@ import sklearn.metrics as sk
 import torch
 import toys
 
-from perceivers.data.prepare import Missing, Split, prepare
+from perceivers.data.prepare import Split, prepare
+from perceivers.data.reader import Missing
 from perceivers.elements import Batch
 from perceivers.models.build import build
 from perceivers.models.model import Model

@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from perceivers.data.mix import MixSettings, mix_images
-from perceivers.data.prepare import Row, Split
+from perceivers.data.prepare import Split
+from perceivers.data.reader import Row
 from perceivers.elements import Batch
 from perceivers.errors import SpecError, near_miss
 from perceivers.inputs import KINDS as INPUTS

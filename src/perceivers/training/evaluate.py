@@ -10,7 +10,8 @@ from typing import Any
 from perceivers.atomic import replace_folder
 from perceivers.data.digest import split_digest
 from perceivers.data.files import has_splits, read_table
-from perceivers.data.prepare import Reader, Split, open_source, read_split
+from perceivers.data.prepare import Split, open_source, read_split
+from perceivers.data.reader import Reader
 from perceivers.data.settings import DataSettings
 from perceivers.data.table import TEST, Table
 from perceivers.errors import DataError, TrainingError, missing_extra, near_miss

@@ -1,0 +1,77 @@
+"""What is read without a fault and is probably not meant: names next to those of inputs, values far out of range."""
+
+import warnings
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from perceivers.cells import is_missing
+from perceivers.data.reader import Row
+from perceivers.data.table import Table
+from perceivers.errors import near_miss
+from perceivers.inputs import InputSettings, Sample
+
+# Standard deviations of the training data beyond which a mean is told of: other units, most likely.
+FAR = 20.0
+
+
+def meant(given: Iterable[str], wanted: Iterable[str]) -> str:
+    """`" Did you mean 'left' by 'lefft'?"` for each name given that is close to one that is wanted."""
+    names = list(wanted)
+    found = ((name, near_miss(name, [other for other in names if other != name])) for name in given)
+    return "".join(f"{near[:-1]} by '{name}'?" for name, near in found if near)
+
+
+def misspelt(table: Table, wanted: Iterable[str]) -> list[str]:
+    """Columns next to one of `wanted` that is empty, or not there at all, in every row where they are filled."""
+    read = list(wanted)
+    found = []
+    for column in table.columns:
+        near = [name for name in read if column not in read and near_miss(column, [name])]
+        filled = [i for i, cell in enumerate(table.columns[column]) if not is_missing(cell)] if near else []
+        if filled and any(all(_empty(table, name, i) for i in filled) for name in near):
+            found.append(column)
+    return found
+
+
+def _empty(table: Table, column: str, index: int) -> bool:
+    return column not in table.columns or is_missing(table.columns[column][index])
+
+
+class Range:
+    """Warns once an input when the mean of a value lies further than `FAR` deviations from that of training."""
+
+    def __init__(self, inputs: Mapping[str, InputSettings]) -> None:
+        self.waiting = {name: kind for name, kind in inputs.items() if getattr(kind, "std", None) is not None}
+
+    def check(self, row: Row) -> None:
+        """Look at the inputs of one row."""
+        for name, kind in list(self.waiting.items()):
+            sample = row.inputs.get(name)
+            columns = getattr(kind, "columns", None)
+            real = np.zeros((0, 1)) if sample is None else _real(sample, columns is not None)
+            if not len(real):
+                continue
+            mean, std = (np.array(getattr(kind, statistic), np.float64) for statistic in ("mean", "std"))
+            far = np.abs(real.mean(axis=0, dtype=np.float64) - mean) > FAR * std
+            if far.any():
+                del self.waiting[name]
+                at = int(np.argmax(far))
+                what = f"column '{columns[at]}'" if columns else f"channel {at + 1}"
+                low, high = real[:, at].min(), real[:, at].max()
+                warnings.warn(
+                    f"input '{name}': {what} is {f'{low:.6g} to ' if low < high else ''}{high:.6g}, but the model was "
+                    f"trained on a mean of {mean[at]:.6g} with a standard deviation of {std[at]:.6g}. Are these other "
+                    "units? Its answer is not to be trusted. Further rows are not told of.",
+                    UserWarning,
+                    stacklevel=2,
+                )
+
+
+def _real(sample: Sample, one_row: bool) -> np.ndarray:
+    """The cells that are there, by channel; `one_row`: the columns of a table side by side, NaN where there is none."""
+    if one_row:
+        cells = sample.values[:, 0] if sample.mask is None else np.where(sample.mask, sample.values[:, 0], np.nan)
+        return cells[None]
+    cells = sample.values.reshape(-1, sample.values.shape[-1])
+    return cells if sample.mask is None else cells[sample.mask.reshape(-1)]

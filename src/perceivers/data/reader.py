@@ -1,0 +1,190 @@
+"""How a row of a table becomes a parsed sample, and what rows lacked."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from perceivers.cells import is_missing
+from perceivers.data.faults import (
+    CellError,
+    all_errors,
+    cell_error,
+)
+from perceivers.data.sources import source_for
+from perceivers.data.table import TRAIN, Table
+from perceivers.errors import DataError, SpecError, near_miss
+from perceivers.inputs import InputSettings, Sample
+from perceivers.outputs import OutputSettings
+from perceivers.sources import Source
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample, parsed: input name → Sample or None (absent), output name → parsed target.
+
+    sources: inputs that are too large to be parsed, and are read while they are answered.
+    """
+
+    inputs: Mapping[str, Sample | None]
+    targets: Mapping[str, Any]
+    sources: Mapping[str, Source] = field(default_factory=dict)
+
+
+@dataclass
+class Reader:
+    """How rows of a table become parsed samples. `outputs` is empty where there are no targets to read."""
+
+    inputs: Mapping[str, InputSettings]
+    outputs: Mapping[str, OutputSettings]
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    def present(self, table: Table) -> "Reader":
+        """The same for a table that need not hold everything: kinds none of whose columns it has are left out."""
+
+        def held(name: str, kind: InputSettings | OutputSettings) -> bool:
+            return any(column in table.columns for column in self._columns(name, kind))
+
+        inputs = {name: kind for name, kind in self.inputs.items() if held(name, kind)}
+        outputs = {name: kind for name, kind in self.outputs.items() if held(name, kind)}
+        return Reader(inputs, outputs, self.columns)
+
+    def check_columns(self, table: Table) -> None:
+        """Raise `DataError` with the near miss for the first column that the table lacks."""
+        for name, kind in [*self.inputs.items(), *self.outputs.items()]:
+            for column in self._columns(name, kind):
+                if column not in table.columns:
+                    hint, known = near_miss(column, table.columns), ", ".join(table.columns)
+                    several = kind.reads_columns and name not in self.columns
+                    place = f"the columns of '{name}' in the recipe" if several else f"data.columns: {{{name}: column}}"
+                    raise DataError(
+                        f"{table.name}: there is no column '{column}' for '{name}'.{hint} Columns: {known}. "
+                        f"{'Correct' if several else 'Map it in the recipe:'} {place}."
+                    )
+
+    def input(self, table: Table, index: int, name: str) -> Sample | None:
+        """One input of one row. Raises `CellError` naming file, row and column."""
+        kind = self.inputs[name]
+        columns = self._columns(name, kind)
+        several = columns == kind.table_columns(name) and kind.reads_columns
+        try:
+            if several:
+                # Training has all columns; a table to predict on may lack some, whose cells are then masked.
+                cells = {column: table.columns[column][index] for column in columns if column in table.columns}
+                empty = all(is_missing(cell) for cell in cells.values())
+                # Absent, unless an empty cell is an error: then parse says so.
+                return None if empty and kind.nan != "error" else kind.parse(cells)
+            cell = table.columns[columns[0]][index]
+            if is_missing(cell) and not (kind.reads_columns and kind.nan == "error"):
+                return None
+            return kind.parse(cell if table.base is None else kind.resolved(cell, table.base))
+        except DataError as error:
+            raise cell_error(table, index, None if several else columns[0], error) from None
+
+    def source(self, table: Table, index: int, name: str) -> Source | None:
+        """The file in that cell as a source, where it is too large to be parsed. Raises `DataError` naming the cell."""
+        kind = self.inputs[name]
+        if kind.source_axes() is None:
+            return None
+        column = self._columns(name, kind)[0]
+        cell = table.columns[column][index]
+        if is_missing(cell):
+            return None
+        try:
+            return source_for(kind, cell if table.base is None else kind.resolved(cell, table.base))
+        except DataError as error:
+            raise cell_error(table, index, column, error) from None
+
+    def present_rows(self, table: Table, name: str) -> Sequence[int]:
+        """The rows that `fit` chooses from: where a kind looks at a sample of them, those whose cell is not missing."""
+        kind = self.inputs[name]
+        if kind.statistics_from is None:
+            return range(len(table))
+        column = table.columns[self._columns(name, kind)[0]]
+        return [index for index, cell in enumerate(column) if not is_missing(cell)]
+
+    def target(self, table: Table, index: int, name: str) -> Any:
+        """One target of one row. Raises `CellError` naming file, row and column."""
+        kind = self.outputs[name]
+        columns = self._columns(name, kind)
+        cells = [table.columns[column][index] for column in columns]
+        try:
+            return kind.parse(cells[0] if len(cells) == 1 else cells)
+        except DataError as error:
+            raise cell_error(table, index, ", ".join(columns), error) from None
+
+    def row(self, table: Table, index: int) -> Row:
+        """One sample. Raises `CellError` naming file, row and column."""
+        inputs = {name: self.input(table, index, name) for name in self.inputs}
+        return Row(inputs, {name: self.target(table, index, name) for name in self.outputs})
+
+    def errors(self, table: Table, index: int) -> list[CellError]:
+        """All that cannot be read of one row: every input and every target."""
+        inputs = [lambda name=name: self.input(table, index, name) for name in self.inputs]
+        return all_errors([*inputs, *(lambda name=name: self.target(table, index, name) for name in self.outputs)])
+
+    def check_targets(self, table: Table, split: str) -> None:
+        """Raise `DataError` when nothing can be learned or scored: training needs some target of every output."""
+        empty = {}
+        for name, kind in self.outputs.items():
+            columns = self._columns(name, kind)
+            if all(is_missing(cell) for column in columns for cell in table.columns[column]):
+                empty[name] = ", ".join(columns)
+        if empty and (split == TRAIN or len(empty) == len(self.outputs)):
+            names, columns = (", ".join(f"'{n}'" for n in part) for part in (empty, empty.values()))
+            raise DataError(
+                f"{table.name}: no row of the {split} split has a target for {names}; fill column {columns}, "
+                "or split otherwise."
+            )
+
+    def check_apart(self) -> None:
+        """Raise `SpecError` for a target that an input reads too: the answer would be given away."""
+        for output in self.outputs:
+            for name in self.inputs:
+                for column in self.columns_of(output):
+                    if column in self.columns_of(name):
+                        raise SpecError(
+                            f"column '{column}' is the target of output '{output}', and input '{name}' reads it too: "
+                            "the answer would be given away. Take it out of the input, or map another column in "
+                            "data.columns."
+                        )
+
+    def columns_of(self, name: str) -> list[str]:
+        """The table columns that an input or output is read from."""
+        return self._columns(name, self.inputs[name] if name in self.inputs else self.outputs[name])
+
+    def _columns(self, name: str, kind: InputSettings | OutputSettings) -> list[str]:
+        return [self.columns[name]] if name in self.columns else kind.table_columns(name)
+
+
+class Missing:
+    """What the inputs of some rows lacked, counted by input name.
+
+    absent: samples without that input. masked: its cells that were NaN, infinite or empty. padded: its cells that only
+    fill up a fixed length.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.absent, self.masked, self.padded = (dict.fromkeys(names, 0) for _ in range(3))
+
+    def add(self, row: Row) -> None:
+        """Count what `row` lacks. An input that it does not name is absent."""
+        for name in self.absent:
+            if name in row.sources:
+                continue  # what is masked in it is known when it has been read
+            sample = row.inputs.get(name)
+            if sample is None:
+                self.absent[name] += 1
+                continue
+            self.masked[name] += sample.masked
+            self.padded[name] += sample.padding
+
+    def lines(self) -> list[str]:
+        """One line for each input that lacked anything, with what it lacked."""
+        found = []
+        for name in self.absent:
+            absent, masked, padded = self.absent[name], self.masked[name], self.padded[name]
+            said = [f"absent in {absent:,} sample{'s' * (absent != 1)}"] if absent else []
+            said += [f"{masked:,} cell{'s' * (masked != 1)} masked (NaN, infinite or empty)"] if masked else []
+            said += [f"{padded:,} padding"] if padded else []
+            found += [f"  {name}: {', '.join(said)}"] if said else []
+        return found
