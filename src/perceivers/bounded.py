@@ -16,6 +16,8 @@ def read_bounded(path: Path, most: int, what: str) -> bytes:
 
 def check_bounded(path: Path, most: int, what: str) -> None:
     """Raises `DataError` naming `what` when `path` is no plain file, or larger than `most` bytes."""
+    if "\0" in str(path):
+        raise DataError(f"{what}: a null character is in no name of a file.")
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         kind = "folder" if stat.S_ISDIR(found.st_mode) else "device or pipe"

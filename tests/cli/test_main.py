@@ -1,14 +1,12 @@
 """The command line as people and scripts meet it: exit codes, what goes to which stream, and no traceback."""
 
-import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -20,36 +18,6 @@ from perceivers.errors import DataError, SpecError
 from perceivers.predictor import Predictor
 
 PROGRAM = [sys.executable, "-m", "perceivers"]
-
-
-class Done(NamedTuple):
-    """What a command left: its exit code, standard output and standard error."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def call(capfd, monkeypatch, tmp_path):
-    """Run a command in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "120")
-
-    def run(*arguments: Any, stdin: str | bytes = "") -> Done:
-        data = stdin.encode() if isinstance(stdin, str) else stdin
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
-        with pytest.raises(SystemExit) as done:
-            main([str(argument) for argument in arguments])
-        said = capfd.readouterr()
-        return Done(int(done.value.code or 0), said.out, said.err)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def run(trained) -> Path:
-    return trained / "run"
 
 
 def lines(text: str) -> list[dict[str, Any]]:
@@ -304,104 +272,6 @@ class TestPredict:
         (row,) = lines(call("predict", run, name).out)
         assert row["file"] == name
         assert "label" in row
-
-
-class TestStandardInput:
-    GOOD = '{"facts": {"age": 30, "height": 170}}'
-    NO_PHOTO = "  photo: absent in 2 samples\n"
-
-    def test_one_answer_a_line(self, call, run):
-        text = f'{self.GOOD}\n\n{{"facts": [30, null]}}\r\n{self.GOOD}'
-        done = call("predict", run, "-", stdin=text)
-        assert done.code == 0
-        assert [row["row"] for row in lines(done.out)] == [1, 3, 4]
-        assert lines(done.out)[0]["label"] == lines(done.out)[2]["label"]
-
-    @pytest.mark.parametrize(
-        ("line", "said"),
-        [
-            (b"{", "standard input, line 2: this is not JSON: Expecting property name"),
-            (b"[1]", "standard input, line 2: a line must be a JSON object: column → cell."),
-            (b'{"agee": 1}', "standard input, line 2: holds no column of any input: "),
-            (
-                b'{"facts": {"age": "old"}}',
-                "standard input, line 2, row 1, column 'age': 'old' is not a number.",
-            ),
-            (
-                b'{"picture": "gone.png"}',
-                "standard input, line 2, row 1, column 'picture': image file 'gone.png' does not",
-            ),
-            (b"{}", "standard input, line 2: holds no column of any input: "),
-            (b'{"photo": "caf\xe9"}', "standard input, line 2: this is not UTF-8: byte 14 is 0xe9."),
-            (b"[" * 100_000, "standard input, line 2: this is not JSON: it is nested too deep."),
-        ],
-    )
-    def test_a_bad_line(self, call, run, line, said):
-        text = self.GOOD.encode() + b"\n" + line + b"\n" + self.GOOD.encode() + b"\n"
-        done = call("predict", run, "-", stdin=text)
-        rows = lines(done.out)
-        assert [row["row"] for row in rows] == [1, 2, 3]
-        assert rows[1]["error"].startswith(said)
-        assert ("label" in rows[0], "label" in rows[2]) == (True, True)
-        assert (done.code, done.err) == (0, f"{self.NO_PHOTO}1 of 3 rows could not be read; each has an error.\n")
-        strict = call("predict", run, "-", "--strict", stdin=text)
-        assert strict.code == 1
-        assert strict.err.startswith(f"error: {said}")
-
-    def test_to_a_file(self, call, run):
-        done = call("predict", run, "-", "--out", "a.jsonl", stdin=f"{self.GOOD}\n{self.GOOD}\n")
-        assert (done.code, done.out, done.err) == (0, "", f"{self.NO_PHOTO}2 rows: a.jsonl\n")
-        assert len(lines(Path("a.jsonl").read_text())) == 2
-
-    @pytest.mark.parametrize("out", [[], ["--out", "a.csv"]])
-    def test_nothing_is_what_an_empty_table_is(self, call, run, out):
-        done = call("predict", run, "-", *out, stdin="\n")
-        said = "error: standard input: the table is empty: it holds no rows. Give it at least one row.\n"
-        assert (done.code, done.out, done.err, Path("a.csv").exists()) == (1, "", said, False)
-
-    def test_a_table_of_another_sort(self, call, run):
-        done = call("predict", run, "-", stdin="age,height\n30,170\n")
-        assert done.code == 1
-        assert lines(done.out)[0]["error"].endswith(
-            "Standard input takes JSON lines; give a table of another sort as a file."
-        )
-
-    def test_each_answer_comes_before_the_next_line(self, run):
-        """A conversation: whoever writes a line can wait for its answer. And a reader may go away: `| head`."""
-        with subprocess.Popen(
-            [*PROGRAM, "predict", str(run), "-"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as program:
-            assert program.stdin is not None
-            assert program.stdout is not None
-            assert program.stderr is not None
-            for number in (1, 2):
-                program.stdin.write(self.GOOD + "\n")
-                program.stdin.flush()
-                assert json.loads(program.stdout.readline())["row"] == number
-            program.stdout.close()
-            program.stdin.write(f"{self.GOOD}\n" * 10)
-            program.stdin.close()
-            said = program.stderr.read()
-        assert (program.returncode, said) == (0, "")
-
-
-def test_a_pipe_that_closes_under_a_long_answer(run, trained):
-    """`perceivers predict … | head -1` when all answers are there already."""
-    command = " ".join([*(f"'{part}'" for part in PROGRAM), "predict", str(run), str(trained / "people.csv")])
-    done = subprocess.run(
-        ["bash", "-c", f"{command} | head -1; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == 1
-
-
-def test_a_model_directory_may_be_moved(call, run, trained, tmp_path):
-    shutil.copytree(run / "model", tmp_path / "elsewhere")
-    assert call("predict", "elsewhere", trained / "people.csv").out == call("predict", run, trained / "people.csv").out
 
 
 def test_every_command_has_a_line_of_help():

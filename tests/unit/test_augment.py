@@ -18,6 +18,7 @@ from perceivers.inputs.augment_image import (
     InceptionCrop,
     PadCrop,
     RandAugment,
+    _generator,
     check_channels,
     moved,
 )
@@ -112,7 +113,7 @@ class TestImages:
 
     @pytest.mark.parametrize("seed", [(0,), (0, 0, 0), (1, 2, 3, 4), (2**32 - 1, 7), (2**32, 7), (2**70, 0, 1)])
     def test_draws_are_those_of_numpys_generator(self, seed):
-        assert augment._generator(seed).bit_generator.state == np.random.default_rng(seed).bit_generator.state
+        assert _generator(seed).bit_generator.state == np.random.default_rng(seed).bit_generator.state
 
     @pytest.mark.parametrize("padding", [1, 3, 200])
     def test_a_pad_crop_and_a_flip_are_drawn_as_ever(self, padding):
@@ -121,8 +122,8 @@ class TestImages:
         for index in range(50):
             draw = np.random.default_rng((4, 2, index))
             down, right = draw.integers(-padding, padding, endpoint=True, size=2).tolist()
-            moved = augment._moved(picture(), down, right)
-            expected = moved[:, ::-1] if draw.random() < 0.5 else moved
+            shifted = moved(picture(), down, right)
+            expected = shifted[:, ::-1] if draw.random() < 0.5 else shifted
             np.testing.assert_array_equal(augment_image(picture(), settings, (4, 2, index)), expected)
 
     def test_channels_are_checked_with_the_settings(self):

@@ -69,7 +69,7 @@ def test_an_irregular_draft_trains(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(draft_recipe(irregular(tmp_path / "t.jsonl"), out=recipe))
     changes = ["training.epochs=null", "training.steps=2", "training.evaluate_every=null"]
-    assert perceivers.train(recipe, tmp_path / "run", changes, quiet=True).steps == 2
+    assert perceivers.train(recipe, out=tmp_path / "run", overrides=changes, quiet=True).steps == 2
 
 
 # -- groups ------------------------------------------------------------------------------------------------------------

@@ -48,9 +48,9 @@ def test_all_inputs_targets_and_splits_are_looked_at(tmp_path):
     assert found == (
         "2 of 24 rows of the train split and 1 of 12 rows of the validation split and 1 of 12 rows of the test split "
         "cannot be read:\n"
-        "  people.csv, row 1: column 'age': 'old' is not a number.\n"
-        f"  people.csv, row 2, column 'picture': image file '{folder / 'pictures/gone.png'}' does not exist; "
-        "paths in a table are relative to the table.\n"
+        "  people.csv, row 1, column 'age': 'old' is not a number.\n"
+        f"  people.csv, row 2, column 'picture': image file '{folder / 'pictures/gone.png'}' does not exist. "
+        "Paths in a table are relative to the table.\n"
         "  people.csv, row 2, column 'score': 'much' is not a number.\n"
         "  people.csv, row 3, column 'label': class 'brihgt' is not one that the model was made for. "
         "Did you mean 'bright'? Classes: bright, dark, even.\n"
@@ -68,8 +68,8 @@ def test_more_than_a_message_holds_are_written_down(tmp_path):
     assert found.splitlines()[-3:] == ["  … and 3 more", STOP, f"The whole list: {path}"]
     header, *rows = read(path)
     assert header == ("file", "row", "column", "message")
-    assert [row[:3] for row in rows] == [("people.csv", str(n), "") for n in (1, 2, 5, 6, 3, 7, 4, 8)]
-    assert rows[0][3] == "column 'age': 'old' is not a number."
+    assert [row[:3] for row in rows] == [("people.csv", str(n), "age") for n in (1, 2, 5, 6, 3, 7, 4, 8)]
+    assert rows[0][3] == "'old' is not a number."
     assert not (folder / "runs" / "toy").exists()
 
 
@@ -77,7 +77,7 @@ def test_where_the_list_cannot_be_written_the_faults_are_still_told(tmp_path):
     folder = people(tmp_path, age=dict.fromkeys(range(1, 9), "old"))
     (folder / "runs").write_text("a file")
     found = refused(folder)
-    assert "row 1: column 'age': 'old' is not a number." in found
+    assert "row 1, column 'age': 'old' is not a number." in found
     assert "The whole list could not be written: " in found
 
 
@@ -100,14 +100,14 @@ def test_rows_left_out_are_written_into_the_run(tmp_path, capfd):
     assert f"what was wrong with the rows left out: {folder / 'run' / 'skipped.csv'}\n" in capfd.readouterr().err
     assert read(folder / "run" / "skipped.csv") == [
         ("file", "row", "column", "message"),
-        ("people.csv", "1", "", "column 'age': 'old' is not a number."),
+        ("people.csv", "1", "age", "'old' is not a number."),
         (
             "people.csv",
             "3",
             "label",
             "class 'odd' is not one that the model was made for. Classes: bright, dark, even.",
         ),
-        ("people.csv", "4", "", "column 'age': 'young' is not a number."),
+        ("people.csv", "4", "age", "'young' is not a number."),
     ]
     train(toys.recipe(training__steps=1), out=folder / "other", base=people(tmp_path / "whole"), quiet=True)
     assert not (folder / "other" / "skipped.csv").exists()

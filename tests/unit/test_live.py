@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+import toys
 
 from perceivers import LiveEncoder, build
 from perceivers.errors import DataError, PerceiversError, SpecError
@@ -79,7 +80,8 @@ class TestAnswers:
             live.update_others(facts)
             same(live.latents(), encoded(model, {**whole, **facts}))
 
-    def test_a_large_grid_keeps_its_tables(self):
+    def test_a_large_grid_keeps_its_tables(self, monkeypatch):
+        toys.make_cheap(monkeypatch, "factorised")
         model = a_model({**IMAGE, "position": {**FOURIER, "bands": 16}})
         image = np.random.default_rng(0).normal(size=(64, 80, 2)).astype(np.float32)
         live = LiveEncoder(model, "live", value=image, block=4500)
@@ -88,7 +90,8 @@ class TestAnswers:
         live.delete((10, 60), (40, 20))
         same(live.latents(), encoded(model, {"live": image}))
 
-    def test_many_heads_are_read_with_keys_and_values(self):
+    def test_many_heads_are_read_with_keys_and_values(self, monkeypatch):
+        toys.make_cheap(monkeypatch, "projected")
         model, (values, times) = a_model(encoder={"cross": {"heads": 8, "qk_channels": 8}}), events(50)
         live = LiveEncoder(model, "live", value={"values": values, "times": times}, block=8)
         assert live._path == "projected"
@@ -98,9 +101,10 @@ class TestAnswers:
         model, (values, times) = a_model().float(), events(5000)
         live = LiveEncoder(model, "live", value={"values": values, "times": times}, block=512)
         live.delete(range(100, 200))
+        found = live.latents()
         kept = np.r_[0:100, 200:5000]
-        wanted = encoded(model, {"live": {"values": values[kept], "times": times[kept]}})
-        assert float((live.latents() - wanted).abs().max() / wanted.abs().max()) <= 1e-6
+        wanted = encoded(model.double(), {"live": {"values": values[kept], "times": times[kept]}})
+        assert float((found - wanted).abs().max() / wanted.abs().max()) <= 2e-6
 
     def test_in_inference_mode_and_then_outside(self):
         model, (values, times) = a_model(), events(20)

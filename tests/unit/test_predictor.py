@@ -329,11 +329,11 @@ class TestOut:
     def test_what_exists_is_replaced_on_request_only(self, predictor, trained, whole, tmp_path):
         out = tmp_path / "answers.jsonl"
         out.write_text("precious")
-        assert message(predict, predictor, trained / "people.csv", out) == (
+        assert message(predict, predictor, trained / "people.csv", out=out) == (
             f"'{out}' exists, and would be replaced; give another file, or allow it by --overwrite (overwrite=True)."
         )
         assert out.read_text() == "precious"
-        assert predict(predictor, trained / "people.csv", out, overwrite=True) == whole
+        assert predict(predictor, trained / "people.csv", out=out, overwrite=True) == whole
         assert len(out.read_text().splitlines()) == len(whole)
 
     @pytest.mark.parametrize("several", [False, True])
@@ -343,7 +343,7 @@ class TestOut:
         link.symlink_to(own)
         given = [own] if several else own
         for out in (own, link):
-            found = message(predict, predictor, given, out, overwrite=True)
+            found = message(predict, predictor, given, out=out, overwrite=True)
             assert found == f"'{out}' is what is to be predicted, and would be lost; give another file for out."
         assert own.read_text() == "age,height\n30,170\n"
 
@@ -387,22 +387,3 @@ class TestModel:
             ModelError, match=r"there is no model directory or run folder '.*rnu'\. Did you mean 'run'\?"
         ):
             Predictor(trained / "rnu")
-
-
-class TestAsPeopleTypeIt:
-    def test_its_repr_says_what_it_is(self, predictor):
-        text = repr(predictor)
-        assert text.startswith("Predictor(photo (image), facts (number) → label (category); ")
-        assert text.endswith(" parameters on cpu)")
-
-    def test_a_column_without_its_input(self, predictor):
-        found = message(predictor, {"age": 50})
-        assert found == "'age' is no input but a column of 'facts': give {'facts': {'age': …}}."
-
-    @pytest.mark.parametrize("one", ["abc", b"abc", {"facts": {"age": 50}}])
-    def test_one_thing_is_no_list_of_samples(self, predictor, one):
-        assert message(predictor.answers, one).startswith(f"got one {type(one).__name__}, wanted a list of samples")
-
-    def test_what_follows_the_inputs_has_a_name(self, predictor):
-        with pytest.raises(TypeError, match="positional"):
-            predict(predictor, [{"facts": {"age": 50}}], "answers.csv")
