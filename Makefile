@@ -5,7 +5,8 @@
 #   make test-all    also the slow, network and accelerator tests, and parity with other implementations once there are
 #   make lint        ruff, pyright, the floors
 #   make docs        the site, in site/
-#   make bench       every script in benchmarks/
+#   make bench       every script in benchmarks/, beside the libraries that some compare with: hours
+#   make bench QUICK=--quick   the same in minutes, with nothing recorded
 #   make venv        only set up .venv
 #
 # Another Python: make PYTHON=python3.13 demo
@@ -58,5 +59,11 @@ test-all: test
 docs: venv
 	$(BIN)/mkdocs build --strict
 
+# peers.py and record.py are what the scripts share.
 bench: venv
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@$(BIN)/python -c 'import transformers, perceiver_pytorch' 2>/dev/null || { \
+		if [ -x $(BIN)/pip ]; then $(BIN)/pip install --disable-pip-version-check --quiet -e '.[bench]'; \
+		else uv pip install --python $(BIN)/python -e '.[bench]'; fi; }
+	@set -e; for script in $(filter-out benchmarks/peers.py benchmarks/record.py,$(wildcard benchmarks/*.py)); do \
+		echo "== $$script"; $(BIN)/python "$$script" $(QUICK); \
+	done

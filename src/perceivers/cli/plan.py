@@ -63,7 +63,7 @@ def _show(what: str, made: "Plan") -> None:
     print(f"latents: {made.latents[0]} × {made.latents[1]}")
     print("FLOPs: multiplications and additions of the forward pass; a training step takes about 3 times as many.\n")
     console.print(_layer_table(made))
-    print("Seconds: an estimate for one sample, forward, on one core. Why:")
+    print("Seconds: an estimate for one sample, forward, on two cores. Why:")
     for why in dict.fromkeys(f"{layer.name}: {layer.why}" for layer in made.layers):
         print(f"  {why}")
     print()

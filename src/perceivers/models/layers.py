@@ -17,7 +17,7 @@ class Layer:
     """One line of a plan.
 
     paths: input name → how it is read (of a cross-attend of the encoder). chunks: input name → elements that are read
-    at once. seconds: estimated, forward, one sample, on one core as fast as the one that `planner.COSTS` was fitted on.
+    at once. seconds: estimated, forward, one sample, on two cores as fast as those that `planner.COSTS` was fitted on.
     bytes: alive at once while it runs, one sample's, besides its input. why: in words.
     """
 

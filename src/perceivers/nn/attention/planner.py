@@ -1,7 +1,7 @@
 """Which path reads elements: decided from shapes alone, so that the same model on the same data takes the same path.
 
-A path's time is estimated from what it does (products, scores, elements, chunks, calls) and what each cost on one core;
-only the ratios matter, and they are much the same elsewhere [benchmarks/planner.py measures the choice].
+A path's time is estimated from what it does (products, scores, elements, chunks, calls) and what each cost on two
+cores; only the ratios matter, and they are much the same elsewhere [benchmarks/planner.py measures the choice].
 """
 
 from collections.abc import Sequence
@@ -21,19 +21,20 @@ Path = Literal["plain", "absorbed", "factorised", "projected"]
 FEWEST_ELEMENTS = 512
 
 
-# Nanoseconds on one core (AVX-512, float32) of: a multiply-add of projections (factorised: of the tables), one of the
+# Nanoseconds on two cores (AVX-512, float32) of: a multiply-add of projections (factorised: of the tables), one of the
 # attention, a score, an element's number that is read and written (factorised: an element), a chunk (a tile), the call.
-# Forward, and forward with the backward pass of the weights. Fitted to `benchmarks/planner.py`.
+# Forward, and forward with the backward pass of the weights. Fitted to `benchmarks/planner.py`: its choices first, then
+# its times.
 Costs = tuple[float, float, float, float, float, float]
 COSTS: dict[tuple[Path, bool], Costs] = {
-    ("plain", False): (0.0255, 0.0235, 0.724, 0.914, 0.0, 0.0),
-    ("projected", False): (0.0287, 0.0292, 0.955, 0.74, 0.0, 4.6e5),
-    ("absorbed", False): (0.0, 0.0309, 0.369, 2.44, 0.0, 4.49e5),
-    ("factorised", False): (0.128, 0.05, 1.57, 37.9, 2.03e5, 1.54e6),
-    ("plain", True): (0.0708, 0.106, 1.74, 4.37, 0.0, 0.0),
-    ("projected", True): (0.0814, 0.101, 3.7, 1.91, 0.0, 3.42e6),
-    ("absorbed", True): (0.0, 0.0784, 1.06, 3.8, 0.0, 1.48e6),
-    ("factorised", True): (0.472, 0.107, 2.34, 30.7, 3.27e6, 1.85e6),
+    ("plain", False): (0.0105, 0.0186, 0.212, 1.3, 0.0, 0.0),
+    ("projected", False): (0.00931, 0.0316, 0.16, 0.473, 0.0, 1.93e06),
+    ("absorbed", False): (0.0, 0.0148, 1.14, 0.857, 0.0, 1.35e06),
+    ("factorised", False): (0.336, 0.0267, 0.0365, 84.4, 4860, 890000),
+    ("plain", True): (0.0304, 0.0499, 2.2, 5.77, 0.0, 0.0),
+    ("projected", True): (0.0389, 0.0616, 3.04, 2.38, 0.0, 2.83e06),
+    ("absorbed", True): (0.0, 0.0359, 0.884, 7.27, 0.0, 2.46e06),
+    ("factorised", True): (0.939, 0.0492, 1.74, 109, 117000, 2.64e06),
 }
 
 
@@ -89,7 +90,7 @@ def work(part: PartShape, path: Path, asking: Asking) -> Costs:
 
 
 def nanoseconds(part: PartShape, path: Path, asking: Asking) -> float:
-    """The estimated time of one sample by one path, on one core as fast as that of `COSTS`."""
+    """The estimated time of one sample by one path, on two cores as fast as those of `COSTS`."""
     return sum(a * b for a, b in zip(COSTS[path, asking.training], work(part, path, asking), strict=True))
 
 
