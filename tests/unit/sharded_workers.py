@@ -132,6 +132,15 @@ def mistakes(rank, group):
     drops = a_model("pixels", 1, dropout=0.2)
     own = part(shares[rank])
     torch.manual_seed(rank)
+    frozen, once = a_model("pixels", 1), Source((ROWS, 40, 2), iter([np.zeros((ROWS, 40, 2))]), name="stream")
+    next(frozen.outputs.parameters()).requires_grad_(rank != 2)
+    fresh = a_model("pixels", 1)
+    wide = a_model("pixels", 1, torch.float32 if rank == 1 else torch.float64)
+
+    def cast():
+        with torch.autocast("cpu", enabled=rank == 3):
+            return fresh.encode(own, group)
+
     return {
         "names": lambda: facts.encode(part(shares[rank]) | ({} if rank == 2 else {"facts": [1, 2]}), group),
         "no source": lambda: pixels.encode({"scene": np.zeros((160, 40, 2))} if rank == 1 else part(None), group),
@@ -149,6 +158,10 @@ def mistakes(rank, group):
         "training": lambda: pixels.train(rank < 2).encode(part(None), group),
         "random": lambda: drops.train().encode(part(None), group),
         "unknown input": lambda: pixels.encode(part(None) | ({"photo": 1} if rank == 1 else {}), group),
+        "dtype": lambda: wide.encode(own, group),
+        "autocast": cast,
+        "frozen": lambda: frozen.encode(own, group),
+        "once": lambda: fresh.encode(part(None) if rank else {"scene": once}, group),
         "broken in pass 1": lambda: answers(pixels.train(), {"scene": failing(1)} if not rank else own, group),
         "broken in pass 2": lambda: answers(pixels.train(), {"scene": failing(2)} if not rank else own, group),
     }  # fmt: skip

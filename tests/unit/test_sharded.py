@@ -128,6 +128,9 @@ MISTAKES = {
     "gradients": ("gradients are on: True on rank 0, False on rank 3", "torch.no_grad"),
     "training": ("the model is in training: True on rank 0, False on rank 2", "train()"),
     "random": ("the random states differ", "torch.manual_seed"),
+    "dtype": ("the weights' dtype: torch.float64 on rank 0, torch.float32 on rank 1", "alike"),
+    "autocast": ("autocast is on: False on rank 0, True on rank 3", "on none"),
+    "frozen": ("weights that need no gradient: none on rank 0, outputs.", "on rank 2"),
 }
 
 
@@ -142,6 +145,7 @@ def test_a_mistake_is_one_clear_error_on_every_worker(found, name):
 
 OWN = {
     "unknown input": (1, "unknown input 'photo'", "rank 1 has no batch to read. It says: DataError: unknown input"),
+    "once": (0, "", "rank 0 has no batch to read. It says: DataError: stream"),
     "broken in pass 1": (0, "broken.npy: it ended after 15 of 16 rows", "sum of states was given up"),
     "broken in pass 2": (0, "broken.npy: it ended after 15 of 16 rows", "sum of gradients was given up"),
 }

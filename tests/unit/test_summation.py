@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from perceivers.nn.attention import attend, attend_lifted
-from perceivers.nn.lifted import Lifted
+from perceivers.nn.lifted import AxisTables, Lifted
 from perceivers.nn.streamed import Streamed
 
-CHANNELS, RUN, RUNS = 4, 2**17, 763
+CHANNELS, GRID, RUNS = 4, (128, 1024), 763
+RUN = GRID[0] * GRID[1]
 ELEMENTS = RUN * RUNS
 """100,007,936."""
 
@@ -31,17 +32,25 @@ def found(answer, arguments):
 
 
 @pytest.mark.slow  # 10⁸ elements, three times a path
-@pytest.mark.parametrize("path", ["absorbed", "projected"])
+@pytest.mark.parametrize("path", ["absorbed", "projected", "factorised"])
 def test_one_run_over_and_over_is_that_run(reader, path):
     """Softmax over k copies of a set reads what it reads of the set: an exact answer without 10⁸ float64 numbers."""
     query, norm, key, value = reader
     # Few levels and a mean: the same roundings again and again do not average out.
     run = torch.randint(0, 7, (1, RUN, CHANNELS), generator=torch.Generator().manual_seed(1)).float() + 3
 
-    def runs() -> Iterator[Lifted]:
-        return (Lifted(run) for _ in range(RUNS))
+    part, columns = Lifted(run), None
+    if path == "factorised":
+        # The same run as a grid: two channels of content, and one of position an axis.
+        columns = GRID[1]
+        tables = tuple(torch.arange(size) % 7.0 + 3 for size in GRID)
+        part = Lifted(run[..., :2], AxisTables(tuple(table[:, None] for table in tables), (0, 1)))
+        run = part.joined()
 
-    source = Streamed(ELEMENTS, CHANNELS, CHANNELS, None, runs, (), run)
+    def runs() -> Iterator[Lifted]:
+        return (part for _ in range(RUNS))
+
+    source = Streamed(ELEMENTS, CHANNELS, part.content.shape[-1], columns, runs, ())
     mine = found(attend_lifted(query, (source,), (path,), norm, key, value, 1), reader)
     exact = [module.double() for module in (norm, key, value)]
     wide = query.detach().double().requires_grad_()

@@ -56,7 +56,6 @@ def streamed(module: "GridInput", source: Source, grid: tuple[int, ...], nan: Li
         columns=columns,
         runs=runs,
         parameters=tuple(p for p in module.parameters() if p.requires_grad),
-        like=module.mean,
     )
 
 

@@ -201,14 +201,18 @@ class Model(nn.Module):
             )
         return self.inputs[name](read)
 
-    def _stream(self, name: str, source: Source) -> Streamed:
-        kind, module = self.spec.inputs[name], self.inputs[name]
+    def check_passes(self, name: str, source: Source) -> None:
+        """Raises `DataError` where a source can be read once and the model reads more often."""
         crosses = sum(step == "cross" for step, _ in self.encoder.order)
         if source.once and crosses > 1:
             raise DataError(
                 f"input '{name}', {source.name}: an iterator can be read once, but the model has {crosses} "
                 "cross-attends; give a function that begins a new pass."
             )
+
+    def _stream(self, name: str, source: Source) -> Streamed:
+        kind, module = self.spec.inputs[name], self.inputs[name]
+        self.check_passes(name, source)
         grid = kind.source_grid(source)
         assert isinstance(module, Input), "inputs are Inputs"
         return module.stream(source, grid, kind.nan)

@@ -39,7 +39,7 @@ def own_share(
     whole, failed = None, None
     try:
         whole = model.collated(batch)
-        fact = {"state": _state(model), "batch": _given(model, whole)}
+        fact = {"state": _state(model), "batch": _given(model, whole, dist.get_world_size(group))}
     except Exception as error:
         failed, fact = error, {"error": f"{type(error).__name__}: {error}"}
     everyone = exchange(group, fact, model.device)
@@ -103,6 +103,9 @@ def _state(model: "Model") -> dict[str, Any]:
         "gradients": torch.is_grad_enabled(),
         "training": model.training,
         "random": _random(model.device) if drops else "",
+        "dtype": str(model.encoder.latents.dtype),
+        "autocast": torch.is_autocast_enabled(model.device.type),
+        "frozen": ", ".join(name for name, p in model.named_parameters() if not p.requires_grad) or "none",
     }
 
 
@@ -111,10 +114,14 @@ def _random(device: torch.device) -> str:
     return hashlib.blake2b(state.numpy().tobytes(), digest_size=8).hexdigest()
 
 
-def _given(model: "Model", batch: Batch) -> dict[str, Any]:
+def _given(model: "Model", batch: Batch, workers: int) -> dict[str, Any]:
     sources = {}
     for name, source in batch.sources.items():
+        # What is wrong with it on this worker alone must be known before any worker waits for another.
         model.spec.inputs[name].source_grid(source)
+        model.check_passes(name, source)
+        if workers > 1 and source.rows == (0, source.shape[0]):
+            source.part(0, source.shape[0])
         sources[name] = {"shape": source.shape, "coords": source.coords, "rows": source.rows}
     inputs = {name: _sums(_tensors(elements)) for name, elements in batch.inputs.items()}
     return {"size": batch.size, "inputs": inputs, "sources": sources}
@@ -174,6 +181,9 @@ def _other_state(mine: dict[str, Any], other: dict[str, Any]) -> tuple[str, obje
         ("gradients", "gradients are on", "Use torch.no_grad on all workers or on none."),
         ("training", "the model is in training", "Call train() or eval() on all workers."),
         ("random", "the random states differ", "Dropout must draw alike: torch.manual_seed the same on all workers."),
+        ("dtype", "the weights' dtype", "Convert the model on all workers alike."),
+        ("autocast", "autocast is on", "Use torch.autocast on all workers or on none."),
+        ("frozen", "weights that need no gradient", "Call requires_grad_ for the same weights on all workers."),
     ):
         if mine[key] != other[key]:
             return what, mine[key], other[key], fix

@@ -27,8 +27,6 @@ class Streamed:
     columns: int | None
     runs: Callable[[], Iterator[Lifted]]
     parameters: tuple[Tensor, ...]
-    like: Tensor
-    """Of the dtype and on the device that the runs have."""
 
     def extended(self, constant: Float[Tensor, "1 E"]) -> "Streamed":
         """The same with `constant` channels behind all others."""
