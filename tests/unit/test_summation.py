@@ -34,7 +34,7 @@ def found(answer, arguments):
 @pytest.mark.slow  # 10⁸ elements, three times a path
 # A chunk's products are summed in float32: here always the same ones, whose roundings never cancel. Heads of 4 channels
 # are summed one after the other. (With float32 sums over the runs all three paths are off by 2e-5 to 2e-4.)
-@pytest.mark.parametrize(("path", "bound"), [("absorbed", 2e-6), ("projected", 5e-6), ("factorised", 2e-6)])
+@pytest.mark.parametrize(("path", "bound"), [("absorbed", 2e-6), ("projected", 1e-5), ("factorised", 2e-6)])
 def test_two_runs_over_and_over_are_those_two(reader, path, bound):
     """Softmax over k copies of a set reads what it reads of the set: an exact answer without 10⁸ float64 numbers.
 
