@@ -95,8 +95,8 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Model:
     device = checked_device(device)
     folder = find_model(Path(folder))
     _check_files(folder)
-    spec = as_spec(_read_json(folder / SPEC), str(folder / SPEC))
-    header = _read_header(folder / WEIGHTS)
+    spec = as_spec(read_json(folder / SPEC), str(folder / SPEC))
+    header = read_header(folder / WEIGHTS)
     _check_size(spec, header, folder)
     model = build(spec, device="meta")
     try:
@@ -178,7 +178,7 @@ def _check_files(folder: Path) -> None:
             more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
             present = ", ".join(names[:_MOST_NAMES]) + more or "nothing"
             raise ModelError(f"'{folder}' is not a whole model directory: {name} is missing. It holds: {present}.")
-    manifest = _read_json(folder / MANIFEST)
+    manifest = read_json(folder / MANIFEST)
     files = manifest.get("files") if isinstance(manifest, Mapping) else None
     if not isinstance(files, Mapping) or manifest.get("format") != FORMAT:
         raise ModelError(f"'{folder / MANIFEST}' is not a manifest of format {FORMAT}.")
@@ -195,7 +195,8 @@ def _check_files(folder: Path) -> None:
             )
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """What the JSON file at `path` holds. Raises `ModelError` when it is too large, or is not JSON."""
     if path.stat().st_size > MOST_TEXT_BYTES:
         raise ModelError(f"'{path}' has {path.stat().st_size} bytes; the most is {MOST_TEXT_BYTES}.")
     try:
@@ -204,7 +205,8 @@ def _read_json(path: Path) -> Any:
         raise ModelError(f"'{path}' is not JSON: {error}.") from None
 
 
-def _read_header(path: Path) -> Mapping[str, Any]:
+def read_header(path: Path) -> Mapping[str, Any]:
+    """The header of the safetensors file at `path`, whose entries are still to be trusted. Raises `ModelError`."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         start = stream.read(8)
