@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from perceivers.data.sources import open_source as open_source
     from perceivers.live import LiveEncoder as LiveEncoder
     from perceivers.models.build import build as build
+    from perceivers.models.convert import read_weights as read_weights
     from perceivers.models.presets import presets as presets
     from perceivers.models.weights import load as load
     from perceivers.predictor import Predictor as Predictor
@@ -28,6 +29,7 @@ _PUBLIC = {
     "build": "perceivers.models.build",
     "load": "perceivers.models.weights",
     "presets": "perceivers.models.presets",
+    "read_weights": "perceivers.models.convert",
     "init": "perceivers.training.draft",
     "draft_recipe": "perceivers.training.draft",
     "plan": "perceivers.training.plan",
@@ -59,6 +61,7 @@ __all__ = [
     "plan",
     "predict",
     "presets",
+    "read_weights",
     "tables",
     "train",
 ]

@@ -21,6 +21,7 @@ CALLS = {
     "plan": ["plan"],
     "presets": ["presets"],
     "data": ["data_sets", "tables", "picture_grid"],
+    "weights": ["read_weights"],
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from perceivers.cli import data, evaluate, init, plan, predict, presets, train
+from perceivers.cli import data, evaluate, init, plan, predict, presets, train, weights
 
 
 class Commands(TyperGroup):
@@ -46,6 +46,7 @@ app.command()(predict.predict)
 app.add_typer(data.app, name="data")
 app.command()(plan.plan)
 app.command()(presets.presets)
+app.add_typer(weights.app, name="weights")
 
 
 def _say_version(wanted: bool) -> None:

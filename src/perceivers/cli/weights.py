@@ -1,0 +1,103 @@
+"""`perceivers weights show`: what a file of weights holds, of this library and of others."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from perceivers.models.convert import Stored, StoredArray
+
+app = typer.Typer(help="Look at weights, of this library and of others.", no_args_is_help=True)
+
+
+@app.callback()
+def weights() -> None:
+    """Look at weights, of this library and of others."""
+
+
+@app.command()
+def show(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A pickle of DeepMind's, a transformers folder, a safetensors or npz file, a model directory."
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Print what a file of weights holds; nothing in it is run."""
+    from perceivers.models.convert import read_weights
+
+    stored = read_weights(file)
+    if as_json:
+        print(_json(stored))
+    else:
+        _show(stored)
+
+
+def _json(stored: "Stored") -> str:
+    from perceivers.models.convert.stored import refused
+
+    try:
+        # ASCII: the names are a stranger's, and a terminal obeys some characters.
+        return json.dumps(_plain(stored), indent=1)
+    except RecursionError:
+        why = "what stands beside its arrays is nested too deep to print; without --json the arrays can be seen."
+        raise refused(stored.path, why) from None
+
+
+def _plain(stored: "Stored") -> dict[str, Any]:
+    return {
+        "path": str(stored.path),
+        "format": stored.format,
+        "family": stored.family,
+        "parameters": stored.parameters,
+        "modules": {name: _trained(arrays) for name, arrays in stored.modules.items()},
+        "arrays": {
+            name: {"shape": list(array.shape), "dtype": array.dtype, "trained": array.trained}
+            for name, array in stored.arrays.items()
+        },
+        "extra": dict(stored.extra),
+    }
+
+
+def _show(stored: "Stored") -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from perceivers.models.convert.stored import printable
+
+    listing = Table(title=escape(printable(str(stored.path))), show_footer=True)
+    listing.add_column("module", f"all, {len(stored.arrays):,} arrays", overflow="fold")
+    listing.add_column("arrays", overflow="fold")
+    listing.add_column("parameters", f"{stored.parameters:,}", justify="right", no_wrap=True)
+    for module, arrays in stored.modules.items():
+        lines = [f"{printable(array.name)} {_shape(array)} {array.dtype}" for array in arrays.values()]
+        # Of running means, inputs and answers the last column says nothing: they are not trained.
+        trained = f"{count:,}" if (count := _trained(arrays)) else ""
+        listing.add_row(escape(printable(module)), escape("\n".join(lines)), trained)
+    Console().print(listing)
+    print(f"format: {stored.format}\nfamily: {stored.family}")
+    for name, value in stored.extra.items():
+        print(f"{printable(name)}: {_short(value)}")
+
+
+def _trained(arrays: "dict[str, StoredArray]") -> int:
+    return sum(array.size for array in arrays.values() if array.trained)
+
+
+def _shape(array: "StoredArray") -> str:
+    return f"({', '.join(str(n) for n in array.shape)})"
+
+
+def _short(value: Any) -> str:
+    from perceivers.models.convert.stored import shortened
+
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return shortened(", ".join(value))
+    if isinstance(value, (dict, list)):
+        return f"{len(value):,} entries; --json prints them"
+    return shortened(str(value))
