@@ -18,6 +18,9 @@ from perceivers.nn.attention.state import LOG2_E, SAFE_SCORE, TILE_SCORES, Gradi
 from perceivers.nn.lifted import AxisTables, Lifted
 
 SMALLEST_TILE = 32
+# Products of one row after the other are shared by the cores, and their column sums are added together [measured: a row
+# of 10,000 columns at a time takes 1.6 times as long].
+FEWEST_ROWS = 8
 # Tiles whose column sums are added in float32 before they go to the float64 sum.
 FLUSH = 16
 MASKED = -1e30
@@ -117,16 +120,13 @@ class _Sample:
         return side
 
     def tiles(self, scores_a_row: int) -> Iterator[_Tile]:
-        """Whole rows of the grid while they fit, pieces of one row where they do not."""
+        """Whole rows of the grid while several fit, else equal pieces of a few."""
         size = max(TILE_SCORES // max(scores_a_row, 1), SMALLEST_TILE)
-        if size >= self.columns:
-            step = max(size // self.columns, 1)
-            for top in range(0, self.rows, step):
-                yield _Tile(top, min(top + step, self.rows), 0, self.columns)
-            return
-        for top in range(self.rows):
-            for left in range(0, self.columns, size):
-                yield _Tile(top, top + 1, left, min(left + size, self.columns))
+        height = min(max(size // self.columns, FEWEST_ROWS), self.rows)
+        width = -(-self.columns // -(-self.columns * height // size))
+        for top in range(0, self.rows, height):
+            for left in range(0, self.columns, width):
+                yield _Tile(top, min(top + height, self.rows), left, min(left + width, self.columns))
 
 
 class _Rows:
