@@ -3,6 +3,7 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,6 +18,8 @@ from perceivers.models.build import build
 from perceivers.models.plan import ASSUMED_STEPS, plan
 from perceivers.models.presets import PRESETS
 from perceivers.models.spec import as_spec
+from perceivers.nn.attention import planner
+from perceivers.nn.attention.planner import choose_paths
 
 LABEL = {"label": {"kind": "category", "classes": ["a", "b", "c"]}}
 SMALL = {"latents": {"count": 16, "channels": 32}, "encoder": {"layers": 2, "self_attend": {"heads": 4}}}
@@ -258,6 +261,52 @@ class TestLayers:
         assert cross.paths == {"photo": "plain", "wave": "plain"}
         assert cross.chunks == {"photo": 24, "wave": 30}
         assert decoder.name == "decoder"
+
+
+class TestPaths:
+    # Costs may decide otherwise in training; the second and third do now.
+    @pytest.mark.parametrize(("side", "bands", "latents"), [(24, 8, 64), (64, 16, 8), (32, 64, 16), (96, 32, 64)])
+    def test_those_of_a_step_are_those_planned(self, monkeypatch, side, bands, latents):
+        """A budget is kept by what training does, not by what inference would."""
+        photo = {"kind": "image", "size": [side, side], "channels": 1, "mean": [0.0], "std": [1.0]}
+        spec = {
+            "inputs": {"photo": {**photo, "position": {"kind": "fourier", "bands": bands}}},
+            "latents": {"count": latents, "channels": 16},
+            "encoder": {"layers": 1, "self_attend": {"heads": 2}}
+            | {"cross": {"heads": 1, "qk_channels": 64, "v_channels": 64}},
+            "outputs": LABEL,
+        }
+        taken = []
+
+        def chosen(parts, *rest):
+            paths = choose_paths(parts, *rest)
+            # Latents are read too.
+            taken.extend([("plain",) if paths is None else paths] * (parts[0].elements == side**2))
+            return paths
+
+        monkeypatch.setattr("perceivers.nn.attention.module.choose_paths", chosen)
+        made, model, batch = plan(spec), build(spec, seed=0), [{"photo": np.zeros((side, side, 1), np.uint8)}]
+        with torch.no_grad():
+            model(batch)
+        model(batch)
+        assert taken == [(made.paths["photo"],), (made.training_paths["photo"],)]
+
+    def test_memory_is_that_of_the_paths_of_training(self, monkeypatch):
+        """Joined elements, keys and values, where training makes them and inference does not."""
+        photo = {"kind": "image", "size": [64, 64], "channels": 1, "mean": [0.0], "std": [1.0]}
+        spec = {"inputs": {"photo": photo}, "outputs": LABEL, "latents": {"count": 64, "channels": 64}}
+        costs = planner.COSTS
+        free = {key: (0.0,) * 6 if key == ("factorised", False) else (1.0,) * 6 for key in costs}
+        found = {}
+        for path in ("plain", "factorised"):
+            monkeypatch.setattr(planner, "COSTS", {**free, (path, True): (0.0,) * 6})
+            made = plan(spec)
+            assert (made.paths, made.training_paths) == ({"photo": "factorised"}, {"photo": path})
+            found[path] = made.memory
+        assert found["plain"].inference == found["factorised"].inference
+        # Joined, key and value at least, in float32.
+        more = found["plain"].training_activations - found["factorised"].training_activations
+        assert more > 3 * 4 * 4096 * made.channels
 
 
 class TestBudget:

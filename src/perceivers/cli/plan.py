@@ -66,6 +66,8 @@ def _show(what: str, made: "Plan") -> None:
     print("Seconds: an estimate for one sample, forward, on two cores. Why:")
     for why in dict.fromkeys(f"{layer.name}: {layer.why}" for layer in made.layers):
         print(f"  {why}")
+    if made.training_paths != made.paths:
+        print(f"In training: {', '.join(f'{name} {path}' for name, path in made.training_paths.items())}.")
     print()
     console.print(_memory_table(made))
     print("Memory is for float32; activations are an estimate, true within a factor of 2. Not counted: torch itself,")

@@ -56,7 +56,7 @@ def layers_of(model: Model, alive: Alive) -> tuple[Layer, ...]:
 
 
 def _cross(name: str, cross: CrossAttend, alive: Alive) -> Layer:
-    shapes, asking, paths = alive.shapes(), alive.asking(), alive.paths()
+    shapes, asking, paths = alive.shapes(), alive.asking(False), alive.paths(False)
     rows = asking.queries * asking.heads
     chunks = {n: _chunk(shape, paths[n], rows) for n, shape in shapes.items()}
     if "plain" in paths.values():

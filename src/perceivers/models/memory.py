@@ -24,8 +24,8 @@ class Alive:
 
     def training(self) -> int:
         """All that the backward pass needs of every step so far, and the gradients of the worst step, one sample's."""
-        kept = peak = self._input() + sum(self._stems())
-        for step in self._steps():
+        kept = peak = self._input(True) + sum(self._stems())
+        for step in self._steps(True):
             # What is computed again is alive only while its step is undone.
             again = step.latent and self.recompute
             kept += step.entered if again else step.saved
@@ -34,15 +34,15 @@ class Alive:
 
     def inference(self) -> int:
         """The inputs and the arrays of the largest step, one sample's."""
-        return self._input() + max([step.saved for step in self._steps()] + self._stems())
+        return self._input(False) + max([step.saved for step in self._steps(False)] + self._stems())
 
-    def tables(self) -> int:
+    def tables(self, training: bool) -> int:
         """Fourier features joined for the plain path, once for all samples; as tables they are next to nothing."""
-        paths = self.paths()
+        paths = self.paths(training)
         return sum(
             module.table_floats(self.elements[name])
             for name, module, _ in model_inputs(self.model)
-            if paths[name] != "factorised"
+            if paths[name] == "plain"
         )
 
     def shapes(self) -> dict[str, PartShape]:
@@ -50,8 +50,8 @@ class Alive:
         channels = joined_channels(self.model)
         return {n: module.part(self.elements[n], channels, grid) for n, module, grid in model_inputs(self.model)}
 
-    def asking(self, training: bool = False) -> Asking:
-        """Who reads in the first cross-attend; the others have the same shapes."""
+    def asking(self, training: bool) -> Asking:
+        """Who reads in the first cross-attend; the others have the same shapes. Training may take other paths."""
         index = next(index for kind, index in self.model.encoder.order if kind == "cross")
         attention = self.model.encoder.cross_attends[index].attention
         assert isinstance(attention, Attention), "a cross-attend attends"
@@ -59,19 +59,22 @@ class Alive:
         count = self.model.spec.latents.count
         return Asking(count, joined_channels(self.model), *widths, attention.heads, training)
 
-    def paths(self, training: bool = False) -> dict[str, Path]:
+    def paths(self, training: bool) -> dict[str, Path]:
         """How a cross-attend reads each input."""
         shapes, asking = self.shapes(), self.asking(training)
         chosen = choose_paths(list(shapes.values()), asking, self.flat)
         return dict(zip(shapes, chosen or ("plain",) * len(shapes), strict=True))
 
-    def _input(self) -> int:
-        """Raw values as they come and normalised, each input's elements, and all joined where they are."""
-        paths = self.paths()
-        total = sum(self.elements.values()) * joined_channels(self.model) if "plain" in paths.values() else 0
+    def _input(self, training: bool) -> int:
+        """Raw values as they come and normalised, each input's elements, and all joined where they are.
+
+        Of elements whose position is tables the content alone: other paths than the plain one join a chunk at a time.
+        """
+        plain = "plain" in self.paths(training).values()
+        total = sum(self.elements.values()) * joined_channels(self.model) if plain else 0
         for name, module, grid in model_inputs(self.model):
-            count, factorised = self.elements[name], paths[name] == "factorised"
-            lifted = module.part(count, module.channels, grid).content if factorised else module.channels
+            count = self.elements[name]
+            lifted = module.part(count, module.channels, grid).content
             total += 2 * self.model.spec.inputs[name].raw_numbers(count) + count * lifted
         return total
 
@@ -79,10 +82,10 @@ class Alive:
         """Of each layer below the elements of each input."""
         return [count for _, module, grid in model_inputs(self.model) for count in module.kept(grid)]
 
-    def _steps(self) -> list["_Step"]:
+    def _steps(self, training: bool) -> list["_Step"]:
         model = self.model
         latents, total = model.spec.latents.count, sum(self.elements.values())
-        apart = "plain" not in self.paths().values()
+        apart = "plain" not in self.paths(training).values()
         found = []
         for kind, index in model.encoder.order:
             if kind == "cross":

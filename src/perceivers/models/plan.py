@@ -61,13 +61,15 @@ class Plan:
     layers: each with its path, chunks, time and bytes. budget: bytes that training was to keep within, or None; flat
     and recompute say what was changed for it (see `Encoder.save_memory`), and `fits` whether that was enough.
     elements: input name → M; joined they are an array (M, `channels`). paths: input name → how the encoder's attention
-    reads it (`plain`: keys and values of all inputs joined). assumed: in words.
+    reads it (`plain`: keys and values of all inputs joined); training_paths: in training, where other costs may decide
+    otherwise. assumed: in words.
     """
 
     parts: tuple[Part, ...]
     elements: Mapping[str, int]
     channels: int
     paths: Mapping[str, Path]
+    training_paths: Mapping[str, Path]
     latents: tuple[int, int]
     batch: int
     memory: Memory
@@ -132,14 +134,15 @@ def _plan(model: Model, alive: Alive, batch: int, averages: bool, assumed: list[
         gradients=size,
         moments=2 * size,
         averages=size if averages else 0,
-        training_activations=(alive.training() * batch + alive.tables()) * FLOAT,
-        inference_activations=(alive.inference() * batch + alive.tables()) * FLOAT,
+        training_activations=(alive.training() * batch + alive.tables(True)) * FLOAT,
+        inference_activations=(alive.inference() * batch + alive.tables(False)) * FLOAT,
     )
     return Plan(
         parts=tuple(_parts(model, alive.elements)),
         elements=alive.elements,
         channels=joined_channels(model),
-        paths=alive.paths(),
+        paths=alive.paths(False),
+        training_paths=alive.paths(True),
         latents=(model.spec.latents.count, model.spec.latents.channels),
         batch=batch,
         memory=memory,
