@@ -192,6 +192,10 @@ class TestPlanner:
         assert not planner.reads_apart(torch.zeros(1).half())
         assert not planner.reads_apart(torch.zeros(1, device="meta"))
 
+    def test_devices_without_float64_too(self, monkeypatch):
+        monkeypatch.setattr(planner, "WITHOUT_FLOAT64", ("cpu",))
+        assert not planner.reads_apart(torch.zeros(1))
+
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(

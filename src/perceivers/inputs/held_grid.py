@@ -42,7 +42,6 @@ class HeldGrid:
         self._tiles = tuple(-(-n // t) for n, t in zip(self.cells, self.tile, strict=True))
         self._values = np.zeros((*self.grid, channels), np.uint8)
         self._real = np.zeros(self.grid, bool)
-        self._tables: AxisTables | None = None
 
     @property
     def blocks(self) -> int:
@@ -102,10 +101,10 @@ class HeldGrid:
         """Of the tile's elements, as they are in the whole grid."""
         position = self.module.position
         if isinstance(position, FourierPosition):
-            if self._tables is None:
-                self._tables = position.tables(self.cells, content)
-            tables = tuple(table[place] for table, place in zip(self._tables.tables, places, strict=True))
-            found = AxisTables(tables, self._tables.order)
+            # Of one axis the table is as long as the input: only this tile's rows of the first are made.
+            rows = position.window(self.cells, places[0].start, places[0].stop, content)
+            others = zip(rows.tables[1:], places[1:], strict=True)
+            found = AxisTables((rows.tables[0], *(table[place] for table, place in others)), rows.order)
             return found.joined() if self.module.add else found
         if position is None:
             return None

@@ -77,8 +77,8 @@ class Attention(nn.Module):
             paths = None
             if any(shape.streamed for shape in shapes):
                 raise SpecError(
-                    f"a source is read in float32 or float64, not in {query.dtype}, under autocast or torch.compile; "
-                    "keep the encoder in float32."
+                    f"a source is read in float32 or float64 with data, not in {query.dtype} on {query.device}, under "
+                    "autocast or torch.compile; keep the encoder in float32, on a device that has float64."
                 )
         else:
             training = torch.is_grad_enabled() and query.requires_grad

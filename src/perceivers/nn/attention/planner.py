@@ -19,6 +19,7 @@ Path = Literal["plain", "absorbed", "factorised", "projected"]
 
 # Below so many elements keys and values are small, and one fused kernel is as good as several calls [benchmarks].
 FEWEST_ELEMENTS = 512
+WITHOUT_FLOAT64 = ("mps",)
 
 
 # Nanoseconds on two cores (AVX-512, float32) of: a multiply-add of projections (factorised: of the tables), one of the
@@ -122,7 +123,10 @@ def choose_paths(parts: Sequence[PartShape], asking: Asking, flat: bool = False)
 
 
 def reads_apart(query: Tensor) -> bool:
-    """Whether the paths without keys serve: float32 and float64 with data, outside autocast and tracing."""
-    if query.is_meta or query.dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling():
+    """Whether the paths without keys serve: float32 and float64 with data, outside autocast and torch.compile."""
+    if query.is_meta or query.dtype not in (torch.float32, torch.float64):
+        return False
+    # Sums are in float64, which not every kind of device has.
+    if query.device.type in WITHOUT_FLOAT64 or torch.compiler.is_compiling():
         return False
     return not torch.is_autocast_enabled(query.device.type)
