@@ -18,7 +18,6 @@ from perceivers.data.files import READERS, WRITERS, read_table, write_rows
 from perceivers.data.loader import collate
 from perceivers.data.reader import Missing, Reader, Row
 from perceivers.data.settings import DataSettings
-from perceivers.data.sources import source_for
 from perceivers.data.table import Table
 from perceivers.errors import DataError, ModelError, SpecError, unknown
 from perceivers.inputs import Sample, unknown_input
@@ -27,7 +26,6 @@ from perceivers.models.weights import RECIPE, find_model, load
 from perceivers.outputs import Output
 from perceivers.plain_yaml import read_yaml
 from perceivers.settings import parse_settings
-from perceivers.sources import Source
 
 Advance = Callable[[str, int, int], None]
 NOTHING = "every input is absent or masked whole, so there is nothing to answer from."
@@ -81,13 +79,10 @@ class Predictor:
         reader = self._present(table, quiet)
         readers = (lambda i=i: self._row(reader, table, i) for i in range(len(table)))
         found, self._advance = [], advance
-        try:
-            for answer in self._answer(readers, strict):
-                found.append(answer)
-                if advance is not None:
-                    advance("predicting", len(found), len(table))
-        finally:
-            self._advance = None
+        for answer in self._answer(readers, strict):
+            found.append(answer)
+            if advance is not None:
+                advance("predicting", len(found), len(table))
         return found
 
     def record(self, record: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -156,8 +151,7 @@ class Predictor:
             )
             known = ", ".join(table.columns)
             raise DataError(f"{table.name}: holds no column of any input: {names}.{near} Columns: {known}.")
-        # One row at a time is told of by `_tell_unread`.
-        odd = [] if quiet else [name for name in misspelt(table, wanted) if name not in self.told]
+        odd = [name for name in misspelt(table, wanted) if name not in self.told]
         if missing and not quiet:
             warnings.warn(
                 f"{table.name}: no column {', '.join(missing)}; taken as missing in every row.{near}",
@@ -178,20 +172,15 @@ class Predictor:
         for name in sample:
             if name not in self.model.spec.inputs:
                 raise DataError(f"{head}{unknown_input(name, self.model.spec.inputs)}")
-        parsed, sources = {}, {}
+        parsed = {}
         for name, kind in self.model.spec.inputs.items():
-            value = sample.get(name)
             try:
-                source = value if isinstance(value, Source) else source_for(kind, value)
-                if source is None:
-                    parsed[name] = None if is_missing(value) else kind.parse(value)
-                else:
-                    sources[name] = source
+                parsed[name] = None if is_missing(sample.get(name)) else kind.parse(sample[name])
             except DataError as error:
                 raise DataError(f"{inner}input '{name}': {error}") from None
-        if not sources and all(_is_empty(part) for part in parsed.values()):
+        if all(_is_empty(part) for part in parsed.values()):
             raise DataError(f"{head}{NOTHING}")
-        return Row(parsed, {}, sources)
+        return Row(parsed, {})
 
     def _row(self, reader: Reader, table: Table, index: int) -> Row:
         found = {name: reader.source(table, index, name) for name in reader.inputs}

@@ -64,12 +64,9 @@ class Source:
             raise DataError(f"{name}: a run has at least one row; got {run_rows}.")
         height = run_rows or max(RUN_BYTES // (4 * max(math.prod(shape[1:]), 1)), 1)
 
-        # Not of `source`: a cycle would keep files open, and unpacked ones on disk, until it is collected.
-        first, last = rows or (0, shape[0])
-
         def runs() -> Iterator[Any]:
-            for start in range(first, last, height):
-                yield array[start : min(start + height, last)]
+            for start in range(source.rows[0], source.rows[1], height):
+                yield array[start : min(start + height, source.rows[1])]
 
         source = cls(shape, runs, rows=rows, name=name)
         source._array = array, run_rows
@@ -77,6 +74,9 @@ class Source:
 
     def part(self, start: int, stop: int) -> "Source":
         """The rows `start` to `stop` of the whole; without skipping over others only where `of` made this source."""
+        if self._array is not None:
+            array, run_rows = self._array
+            return Source.of(array, rows=(start, stop), run_rows=run_rows, name=self.name)
         if self.once:
             raise DataError(
                 f"{self.name}: an iterator cannot be read in parts; give a function that begins a new pass."
@@ -84,9 +84,6 @@ class Source:
         first, last = self._checked_rows((start, stop))
         if first < self.rows[0] or last > self.rows[1]:
             raise DataError(f"{self.name}: rows {first} to {last} are not within this source's, {self.rows}.")
-        if self._array is not None:
-            array, run_rows = self._array
-            return Source.of(array, rows=(first, last), run_rows=run_rows, name=self.name)
         return Source(
             self.shape, lambda: self._cut(first, last), coords=self.coords, rows=(first, last), name=self.name
         )
@@ -135,7 +132,10 @@ class Source:
             values, coords = self._as_pair(run, done)
             done += len(values)
             if done > self.count:
-                raise self._too_many()
+                raise DataError(
+                    f"{self.name}: it said {self.count} rows, but gives more: row {self.rows[0] + self.count} came. "
+                    f"Its shape must be the true one, in every pass; it is {self.shape}."
+                )
             if len(values):
                 yield values, coords
             if self.progress is not None:
@@ -145,12 +145,6 @@ class Source:
                 f"{self.name}: it ended after {done} of {self.count} rows. Its shape must be the true one, in every "
                 f"pass; it is {self.shape}."
             )
-
-    def _too_many(self) -> DataError:
-        return DataError(
-            f"{self.name}: it said {self.count} rows, but gives more: row {self.rows[1]} came. "
-            f"Its shape must be the true one, in every pass; it is {self.shape}."
-        )
 
     def _as_pair(self, run: Any, done: int) -> tuple[Tensor, Tensor | None]:
         place = f"{self.name}, the run at row {self.rows[0] + done}"
@@ -176,10 +170,6 @@ class Source:
             # stay, all else becomes float32, and what float32 cannot hold becomes infinite.
             with np.errstate(over="ignore"):
                 array = torch.from_numpy(np.array(array, dtype=np.uint8 if array.dtype == np.uint8 else np.float32))
-        elif array.is_complex():
-            raise DataError(f"{place}: {what} must be numbers; got {array.dtype}.")
-        elif array.dtype != torch.uint8:
-            array = array.float()
         if shape is not None and (array.ndim != len(shape) + 1 or tuple(array.shape[1:]) != shape):
             raise DataError(
                 f"{place}: wanted {what} of shape (rows, {', '.join(map(str, shape))}); got {tuple(array.shape)}."
@@ -190,15 +180,12 @@ class Source:
         assert callable(self._runs), "checked before"
         place = self.rows[0]
         for run in self._runs():
-            values, coords = self._as_pair(run, place - self.rows[0])
-            a, b = max(first - place, 0), min(last - place, len(values))
+            height = len(run[0] if self.coords else run)
+            a, b = max(first - place, 0), min(last - place, height)
             if a < b:
-                yield values[a:b] if coords is None else (values[a:b], coords[a:b])
-            place += len(values)
-            # The part at the end is the one that sees whether more comes than was said.
-            if place > self.rows[1]:
-                raise self._too_many()
-            if place >= last and last < self.rows[1]:
+                yield (run[0][a:b], run[1][a:b]) if self.coords else run[a:b]
+            place += height
+            if place >= last:
                 return
 
     def _checked_rows(self, rows: tuple[int, int] | None) -> tuple[int, int]:

@@ -48,7 +48,7 @@ class TestKeys:
     def test_one_that_no_input_reads_is_told_once(self, predictor):
         record = {"age": 30, "hieght": 170, "id": 7}
         assert heard(predictor.record, record, "line 1") == [
-            "line 1: no input reads 'hieght'. Did you mean 'height' by 'hieght'?",
+            "line 1: no input reads hieght. Did you mean 'height' by 'hieght'?",
             "line 1: no input reads 'id'.",
         ]
         assert heard(predictor.record, record, "line 2") == []

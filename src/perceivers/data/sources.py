@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from perceivers.errors import DataError, PerceiversError, missing_extra, unknown
+from perceivers.errors import DataError, missing_extra, unknown
 from perceivers.inputs import InputSettings
 from perceivers.sources import Source
 
@@ -39,20 +39,15 @@ def open_source(
     name = f"'{path}'"
     try:
         array = _parquet(path, columns) if reader is _parquet else reader(path)
-    except PerceiversError:
-        raise
     except OSError as error:
         raise DataError(f"{name} cannot be read: {error.strerror or error}.") from None
-    # Readers fail in any way that Python can where a file is damaged.
-    except Exception as error:
-        raise DataError(f"{name} cannot be read; it is damaged or of another format: {error}.") from None
     if np.dtype(array.dtype).kind not in "fiub":
         raise DataError(f"{name} holds {array.dtype}, not numbers.")
     if axes is not None and len(array.shape) == axes:
         array = _with_channel(array)
     if window is not None:
         array = _window(array, window, name)
-    return Source.of(_Read(array, name), name=name)
+    return Source.of(array, name=name)
 
 
 def source_for(kind: InputSettings, cell: Any) -> Source | None:
@@ -66,23 +61,6 @@ def source_for(kind: InputSettings, cell: Any) -> Source | None:
         return None
     large = 4 * kind.raw_numbers(kind.elements()) >= LARGE
     return open_source(path, axes=axes) if large or suffix not in kind.whole_files else None
-
-
-class _Read:
-    """An array of a file whose faults, also those found while it is read, are the file's: a `DataError`."""
-
-    def __init__(self, array: Any, name: str) -> None:
-        self.shape = tuple(array.shape)
-        self._array = array
-        self._name = name
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        try:
-            return np.asarray(self._array[rows])
-        except Exception as error:
-            raise DataError(
-                f"{self._name}, rows {rows.start} to {rows.stop}, cannot be read; the file is damaged: {error}."
-            ) from None
 
 
 class _Sliced:
@@ -127,9 +105,6 @@ def _tiff(path: Path) -> Any:
         except ValueError:
             # Compressed or in tiles: unpacked to a temporary file, which goes with the array.
             array = tifffile.imread(path, out="memmap")
-    # A full disk is none of the file's faults.
-    except OSError:
-        raise
     # A damaged file makes tifffile fail in any way that Python can: each means that these bytes are no TIFF.
     except Exception as error:
         raise DataError(f"'{path}' is a truncated, damaged or unknown TIFF: {error}.") from None
@@ -170,7 +145,7 @@ def _parquet(path: Path, columns: Sequence[str] | None = None) -> Any:
 
 
 class _Columns:
-    """Columns of a Parquet file as (rows, channels). Slices in order are one pass; another begins at its row group."""
+    """Columns of a Parquet file as (rows, channels); any slice reads only the row groups that it touches."""
 
     dtype = np.dtype(np.float64)
 
@@ -179,36 +154,22 @@ class _Columns:
         self.names = names
         self.shape = (file.metadata.num_rows, len(names))
         self.starts = np.cumsum([0, *(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))])
-        # The row that comes next, what is decoded of it and those after it, and what is not yet.
-        self._place = 0
-        self._held = np.zeros((0, len(names)))
-        self._batches: Iterator[Any] = iter(())
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        if rows.start != self._place or not self._place:
-            self._begin(rows.start)
-        taken = self._take(rows.stop - rows.start)
-        self._place = rows.stop
-        return taken
-
-    def _begin(self, row: int) -> None:
-        group = int(np.searchsorted(self.starts, row, side="right")) - 1
-        groups = list(range(group, self.file.num_row_groups))
-        self._held = np.zeros((0, len(self.names)))
-        self._batches = self.file.iter_batches(PARQUET_ROWS, row_groups=groups, columns=self.names)
-        self._take(row - int(self.starts[group]))
-
-    def _take(self, count: int) -> np.ndarray:
-        parts = []
-        while count:
-            if not len(self._held):
+        first = int(np.searchsorted(self.starts, rows.start, side="right")) - 1
+        last = int(np.searchsorted(self.starts, rows.stop, side="left"))
+        parts, place = [], int(self.starts[first])
+        for batch in self._batches(range(first, last)):
+            a, b = max(rows.start - place, 0), min(rows.stop - place, batch.num_rows)
+            if a < b:
                 # An empty cell is NaN, and so masked or an error as `nan` says.
-                cells = [column.to_numpy(zero_copy_only=False) for column in next(self._batches).columns]
-                self._held = np.stack([np.asarray(c, dtype=np.float64) for c in cells], axis=-1)
-            part, self._held = self._held[:count], self._held[count:]
-            parts.append(part)
-            count -= len(part)
-        return np.concatenate(parts) if parts else np.zeros((0, len(self.names)))
+                cells = [column.slice(a, b - a).to_numpy(zero_copy_only=False) for column in batch.columns]
+                parts.append(np.stack([np.asarray(c, dtype=np.float64) for c in cells], axis=-1))
+            place += batch.num_rows
+        return np.concatenate(parts) if parts else np.zeros((0, self.shape[1]))
+
+    def _batches(self, groups: range) -> Iterator[Any]:
+        yield from self.file.iter_batches(PARQUET_ROWS, row_groups=list(groups), columns=self.names)
 
 
 SOURCES: dict[str, Callable[[Path], Any]] = {

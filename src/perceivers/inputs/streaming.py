@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor
 
 from perceivers.elements import Elements
@@ -35,11 +34,6 @@ def streamed(module: "GridInput", source: Source, grid: tuple[int, ...], nan: Li
     if source.rows[0] % unit:
         raise DataError(
             f"{source.name}: its rows begin at {source.rows[0]}, which is no multiple of the patch's {unit}."
-        )
-    if source.rows[1] % unit and source.rows[1] != source.shape[0]:
-        raise DataError(
-            f"{source.name}: its rows end at {source.rows[1]}, which is no multiple of the patch's {unit} and not the "
-            "end of the source."
         )
     cells = grid if source.coords else module.lift.cells(grid)
     tables = not source.coords and isinstance(module.position, FourierPosition) and not module.add
@@ -75,48 +69,25 @@ def _run(
     nan: Literal["mask", "error"],
 ) -> Lifted:
     """Rows from `start` on, lifted, with the positions that they have in the whole."""
-    device, unit = module.mean.device, module.lift.unit
-    assert unit is not None, "checked before"
-    # A source may end inside a patch: what is missing of it is masked, as the end of a short series is.
-    short = -len(values) % unit
-    height = len(values) + short
-    values = torch.cat([values, values.new_zeros(short, *values.shape[1:])]) if short else values
+    device = module.mean.device
     flat = values.flatten(0, -2)[None].to(device)
-    present = None
-    if short:
-        there = torch.arange(height, device=device) < height - short
-        present = there.repeat_interleave(flat.shape[1] // height)[None]
     if coords is not None:
-        _check_coords(module, source, start, coords)
         elements = Elements(flat, coords=coords[None].to(device))
     else:
-        elements = Elements(flat, grid=(height, *grid[1:]), mask=present)
+        elements = Elements(flat, grid=(len(values), *grid[1:]))
     read = elements.finite()
     if read is not elements:
-        lost = int((elements.present & ~read.present).sum())
+        lost = int((~read.present).sum())
         if nan == "error":
             raise DataError(
-                f"{source.name}, rows {start} to {start + height - short}: {lost} NaN or infinite elements, and "
+                f"{source.name}, rows {start} to {start + len(values)}: {lost} NaN or infinite elements, and "
                 "'nan: error' is set; repair it, or set nan: mask."
             )
         source.masked += lost
     if coords is not None:
         return module(read)
     content, mask = module.content(read)
-    position = module.window(module.lift.cells(grid), start // unit, (start + height) // unit, content)
+    unit = module.lift.unit
+    assert unit is not None, "checked before"
+    position = module.window(module.lift.cells(grid), start // unit, -(-(start + len(values)) // unit), content)
     return Lifted(content, position, mask, module.add)
-
-
-def _check_coords(module: "GridInput", source: Source, start: int, coords: Tensor) -> None:
-    """Raises `DataError` for coordinates of other axes than the input's, or beyond its span."""
-    assert module.span is not None, "checked before"
-    place = f"{source.name}, rows {start} to {start + len(coords)}"
-    if coords.shape[1] != len(module.span):
-        raise DataError(f"{place}: wanted coordinates of {len(module.span)} axes; got {coords.shape[1]}.")
-    for axis, span in enumerate(module.span):
-        along = coords[:, axis][coords[:, axis].isfinite()]
-        if len(along) and (along.min() < 0 or along.max() > span):
-            raise DataError(
-                f"{place}: coordinates must lie between 0 and {span}; got {float(along.min()):g} to "
-                f"{float(along.max()):g}."
-            )
