@@ -98,6 +98,27 @@ def test_holes_are_masked_and_counted_as_in_the_whole(name):
         a_model({**INPUTS[name], "nan": "error"}).encode({"scene": a_source(values, coords, 7)})
 
 
+@pytest.mark.parametrize("height", [1, 7, 1000])
+def test_a_series_that_ends_inside_a_patch(height):
+    """Its last rows are masked with the rest of their patch, as they are in the whole; they are not counted as NaN."""
+    model = a_model({**REGULAR, "lift": {"kind": "patches", "size": [4]}})
+    values = a_scene(REGULAR)[1]
+    source = a_source(values, None, height)
+    for one, other in zip(answers(model, {"scene": source}), answers(model, {"scene": values}), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    assert source.masked == 0
+
+
+@pytest.mark.parametrize("name", ["patches", "conv1x1"])
+def test_rows_of_an_image_that_end_inside_a_patch(name):
+    """A patch that is not whole is masked; of a stride the cell that is read is enough."""
+    scene = INPUTS[name] if name == "patches" else {**INPUTS[name], "lift": {"kind": "conv1x1", "stride": 4}}
+    model, values = a_model(scene), a_scene(scene)[1]
+    wanted = 44 if name == "patches" else 48
+    found = model.encode({"scene": Source.of(values, rows=(0, 46), run_rows=5)})
+    torch.testing.assert_close(found, model.encode({"scene": Source.of(values, rows=(0, wanted))}))
+
+
 def test_a_source_of_nothing_and_a_masked_one_leave_the_latents_to_the_rest():
     model = a_model(IRREGULAR, facts=True)
     absent = model.encode([{"facts": [1.0, 2.0]}])

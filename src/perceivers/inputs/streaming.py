@@ -1,9 +1,11 @@
 """From a `Source` to what the encoder reads: every run is lifted as the input's module lifts a whole sample."""
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError
@@ -86,8 +88,20 @@ def _run(
         source.masked += lost
     if coords is not None:
         return module(read)
-    content, mask = module.content(read)
     unit = module.lift.unit
     assert unit is not None, "checked before"
+    content, mask = module.content(_filled(read, unit))
     position = module.window(module.lift.cells(grid), start // unit, -(-(start + len(values)) // unit), content)
     return Lifted(content, position, mask, module.add)
+
+
+def _filled(elements: Elements, unit: int) -> Elements:
+    """With masked rows up to a whole patch, as a value that ends inside a patch is filled up."""
+    assert elements.grid is not None, "coordinates are read one by one"
+    missing = -elements.grid[0] % unit
+    if not missing:
+        return elements
+    grid = (elements.grid[0] + missing, *elements.grid[1:])
+    more = math.prod(grid) - elements.values.shape[1]
+    values = F.pad(elements.values, (0, 0, 0, more))
+    return Elements(values, grid=grid, mask=F.pad(elements.present, (0, more), value=False))
