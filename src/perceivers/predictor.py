@@ -186,12 +186,10 @@ class Predictor:
         found = {name: reader.source(table, index, name) for name in reader.inputs}
         sources = {name: source for name, source in found.items() if source is not None}
         whole = replace(reader, inputs={n: kind for n, kind in reader.inputs.items() if n not in sources})
-        row = replace(whole.row(table, index), sources=sources)
+        row = replace(whole.row(table, index), sources=sources, place=f"{table.where(index)}, ")
         if not sources and all(_is_empty(part) for part in row.inputs.values()):
             raise DataError(f"{table.where(index)}: {NOTHING}")
         for name, source in sources.items():
-            # Named as its cell is, in whatever is wrong with it.
-            source.name = f"{table.where(index)}, {source.name}"
             source.progress = partial(self._advance, f"reading {name}") if self._advance else None
         return row
 
@@ -226,13 +224,13 @@ class Predictor:
             (answer,) = self._answer_batch([row], strict)
         except DataError as error:
             if strict:
-                raise
-            answer = {"error": str(error)}
+                raise DataError(f"{row.place}{error}") from error
+            answer = {"error": f"{row.place}{error}"}
         for name, source in row.sources.items():
             self.missing.masked[name] += source.masked
         lost = all(source.masked == prod(source.shape[:-1]) for source in row.sources.values())
         if lost and "error" not in answer and all(_is_empty(part) for part in row.inputs.values()):
-            answer = {"error": f"{next(iter(row.sources.values())).name}: {NOTHING}"}
+            answer = {"error": f"{row.place}{next(iter(row.sources.values())).name}: {NOTHING}"}
             if strict:
                 raise DataError(answer["error"])
         return answer

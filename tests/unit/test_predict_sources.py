@@ -100,3 +100,16 @@ def test_columns_of_parquet_as_a_series(folder):
     (folder / "t.csv").write_text("wave\nwave.parquet\n")
     wanted = Predictor("series").answers([{"wave": values}])
     np.testing.assert_allclose(probabilities(predict("series", "t.csv")), probabilities(wanted), rtol=1e-5)
+
+
+def test_a_file_that_is_damaged_further_on_is_the_error_of_its_row(folder):
+    for n in range(3):
+        zarr.create_array(f"{n}.zarr", data=a_scene(n), chunks=(7, 20, 2))
+    (folder / "1.zarr" / "c" / "2" / "0" / "0").write_bytes(b"nonsense")
+    (folder / "t.csv").write_text("scene,a\n0.zarr,3\n1.zarr,3\n2.zarr,3\n")
+    rows = predict("model", "t.csv")
+    assert ["error" in row for row in rows] == [False, True, False]
+    assert rows[1]["error"].startswith("t.csv, row 2, '")
+    assert "1.zarr', rows 0 to 30 cannot be read" in rows[1]["error"]
+    with pytest.raises(DataError, match=r"t\.csv, row 2, '.*1\.zarr', rows 0 to 30 cannot be read"):
+        predict("model", "t.csv", strict=True)

@@ -97,3 +97,42 @@ def test_what_is_no_source(tmp_path):
     zarr.create_group(tmp_path / "g.zarr").create_array("bands", shape=(2, 2), dtype="f4")
     with pytest.raises(DataError, match="give one of its arrays: bands"):
         open_source(tmp_path / "g.zarr")
+
+
+def write_parquet(path):
+    table = pa.table({"a": np.arange(20000.0)})
+    pq.write_table(table, path, row_group_size=5000, compression="zstd", use_dictionary=False)
+
+
+def damage(path):
+    """The middle of the data, with whatever opens the file left as it is."""
+    if path.suffix == ".zarr":
+        chunk = sorted(part for part in (path / "c").rglob("*") if part.is_file())[-1]
+        chunk.write_bytes(b"nonsense")
+        return
+    whole = bytearray(path.read_bytes())
+    middle = len(whole) // 2
+    whole[middle - 200 : middle + 200] = b"\xff" * 400
+    path.write_bytes(bytes(whole))
+
+
+@pytest.mark.parametrize(("name", "write"), [("a.zarr", write_zarr), ("a.parquet", write_parquet)])
+def test_damage_further_on_names_file_and_rows(name, write, tmp_path):
+    write(tmp_path / name)
+    damage(tmp_path / name)
+    with pytest.raises(DataError, match=rf"{name}', rows \d+ to \d+ cannot be read: .+ write it anew"):
+        whole(open_source(tmp_path / name))
+
+
+def test_an_array_that_is_damaged_where_it_begins(tmp_path):
+    write_zarr(tmp_path / "a.zarr")
+    (tmp_path / "a.zarr" / "zarr.json").write_text("{")
+    with pytest.raises(DataError, match=r"a\.zarr' is damaged"):
+        open_source(tmp_path / "a.zarr")
+
+
+def test_damage_within_compressed_pixels(tmp_path):
+    write_tiled(tmp_path / "a.tif")
+    damage(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=r"a\.tif' is a truncated, damaged or unknown TIFF"):
+        open_source(tmp_path / "a.tif")

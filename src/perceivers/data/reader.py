@@ -23,11 +23,13 @@ class Row:
     """One sample, parsed: input name → Sample or None (absent), output name → parsed target.
 
     sources: inputs that are too large to be parsed, and are read while they are answered.
+    place: heads the message of whatever is then wrong with them.
     """
 
     inputs: Mapping[str, Sample | None]
     targets: Mapping[str, Any]
     sources: Mapping[str, Source] = field(default_factory=dict)
+    place: str = ""
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from perceivers.errors import DataError, missing_extra, unknown
+from perceivers.errors import DataError, PerceiversError, missing_extra, unknown
 from perceivers.inputs import InputSettings
 from perceivers.sources import Source
 
@@ -26,7 +26,7 @@ def open_source(
     axes: of the grid, 2 for a picture and 1 for a series; an array without a channel axis gets one. By default the last
     axis is channels. window: ((top, bottom), (left, right)) of a picture, ends exclusive. columns: of a Parquet file,
     the channels in this order; by default all. A compressed TIFF is unpacked once, to a temporary file on disk. Raises
-    `DataError` for a file that cannot be read, naming it.
+    `DataError` for a file that cannot be read, naming it; where it is damaged further on, a pass does, naming the rows.
     """
     path = Path(path)
     reader = SOURCES.get(path.suffix.lower())
@@ -41,8 +41,14 @@ def open_source(
         array = _parquet(path, columns) if reader is _parquet else reader(path)
     except OSError as error:
         raise DataError(f"{name} cannot be read: {error.strerror or error}.") from None
+    except (PerceiversError, MemoryError):
+        raise
+    # A damaged file makes its reader fail in any way that Python can.
+    except Exception as error:
+        raise DataError(f"{name} is damaged, or no {path.suffix} file of a known sort: {_said(error)}.") from error
     if np.dtype(array.dtype).kind not in "fiub":
         raise DataError(f"{name} holds {array.dtype}, not numbers.")
+    array = _guarded(array, name)
     if axes is not None and len(array.shape) == axes:
         array = _with_channel(array)
     if window is not None:
@@ -73,6 +79,28 @@ class _Sliced:
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         return self._cut(rows)
+
+
+def _guarded(array: Any, name: str) -> _Sliced:
+    """`array`, whose faults name the file and the rows: a file may open well and be damaged further on."""
+
+    def cut(rows: slice) -> np.ndarray:
+        try:
+            return np.asarray(array[rows])
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise DataError(
+                f"{name}, rows {rows.start} to {rows.stop} cannot be read: {_said(error)}. The file is damaged, or was "
+                "changed since it was opened; write it anew."
+            ) from error
+
+    return _Sliced(array, tuple(array.shape), cut)
+
+
+def _said(error: Exception) -> str:
+    """What an error of a reader says, on one line; its kind where it says nothing."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _with_channel(array: Any) -> _Sliced:
