@@ -63,10 +63,13 @@ class Source:
         if run_rows is not None and run_rows < 1:
             raise DataError(f"{name}: a run has at least one row; got {run_rows}.")
         height = run_rows or max(RUN_BYTES // (4 * max(math.prod(shape[1:]), 1)), 1)
+        first, last = rows or (0, shape[0])
 
+        # It must not know the source, or the two would keep each other, and the array's file, until Python looks for
+        # cycles.
         def runs() -> Iterator[Any]:
-            for start in range(source.rows[0], source.rows[1], height):
-                yield array[start : min(start + height, source.rows[1])]
+            for start in range(first, last, height):
+                yield array[start : min(start + height, last)]
 
         source = cls(shape, runs, rows=rows, name=name)
         source._array = array, run_rows

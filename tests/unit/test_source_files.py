@@ -1,5 +1,9 @@
 """Files read run by run: the same numbers as read whole, from every kind of file; faults name the file."""
 
+import gc
+import weakref
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -136,3 +140,29 @@ def test_damage_within_compressed_pixels(tmp_path):
     damage(tmp_path / "a.tif")
     with pytest.raises(DataError, match=r"a\.tif' is a truncated, damaged or unknown TIFF"):
         open_source(tmp_path / "a.tif")
+
+
+def test_no_room_to_unpack_is_told_from_damage(tmp_path, monkeypatch):
+    write_tiled(tmp_path / "a.tif")
+    write_tiff(tmp_path / "plain.tif")
+    free = SimpleNamespace(free=PICTURE.nbytes - 1)
+    monkeypatch.setattr("perceivers.data.sources.shutil.disk_usage", lambda folder: free)
+    with pytest.raises(DataError, match=r"a\.tif' is compressed or in tiles, .* Make room, or set TMPDIR"):
+        open_source(tmp_path / "a.tif")
+    assert open_source(tmp_path / "plain.tif").shape == PICTURE.shape
+
+
+def test_an_unpacked_file_goes_with_its_source(tmp_path, monkeypatch):
+    (tmp_path / "unpacked").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "unpacked"))
+    write_tiled(tmp_path / "a.tif")
+    gc.disable()
+    try:
+        source = open_source(tmp_path / "a.tif")
+        held = weakref.ref(source)
+        whole(source)
+        del source
+        assert held() is None
+        assert not list((tmp_path / "unpacked").iterdir())
+    finally:
+        gc.enable()

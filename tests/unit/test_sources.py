@@ -1,5 +1,8 @@
 """Inputs that are read in runs: the same latents and gradients as the whole array, whatever the runs; clear errors."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -140,6 +143,21 @@ def test_parts_of_a_source_are_its_rows():
         whole.part(4, 11)
     with pytest.raises(DataError, match="cannot be read in parts"):
         Source((10, 2, 2), iter([values])).part(0, 3)
+
+
+def test_a_source_goes_as_soon_as_it_is_let_go():
+    """With the file that it holds, not when Python next looks for cycles."""
+    gc.disable()
+    try:
+        source = Source.of(np.zeros((6, 1)), run_rows=4)
+        part = source.part(1, 5)
+        list(source.read())
+        list(part.read())
+        left = [weakref.ref(source), weakref.ref(part)]
+        del source, part
+        assert [ref() for ref in left] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_runs_come_in_multiples_of_a_unit_but_at_the_end():

@@ -1,11 +1,15 @@
 """Files as sources: they are read run by run, so they may be larger than memory. Readers are imported late."""
 
+import errno
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from perceivers.bounded import GB
 from perceivers.errors import DataError, PerceiversError, missing_extra, unknown
 from perceivers.inputs import InputSettings
 from perceivers.sources import Source
@@ -132,12 +136,31 @@ def _tiff(path: Path) -> Any:
             array = tifffile.memmap(path, mode="r")
         except ValueError:
             # Compressed or in tiles: unpacked to a temporary file, which goes with the array.
+            _check_room(path, tifffile)
             array = tifffile.imread(path, out="memmap")
-    # A damaged file makes tifffile fail in any way that Python can: each means that these bytes are no TIFF.
+    except (PerceiversError, MemoryError):
+        raise
+    # A damaged file makes tifffile fail in any way that Python can: each means that these bytes are no TIFF, but for a
+    # disk that is full.
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
         raise DataError(f"'{path}' is a truncated, damaged or unknown TIFF: {error}.") from None
     # Bands first (13, H, W) is as common as bands last; the short axis is the bands.
     return np.moveaxis(array, 0, -1) if array.ndim == 3 and array.shape[0] < min(array.shape[1:]) else array
+
+
+def _check_room(path: Path, tifffile: Any) -> None:
+    """Raise `DataError` where the disk cannot hold it unpacked: writing to a map of a full disk ends the process."""
+    with tifffile.TiffFile(path) as file:
+        wanted = int(file.series[0].nbytes)
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if wanted > free:
+        raise DataError(
+            f"'{path}' is compressed or in tiles, and unpacked takes {wanted / GB:.3g} GB, but '{folder}' has "
+            f"{free / GB:.3g} GB free. Make room, or set TMPDIR to a folder with more."
+        )
 
 
 def _zarr(path: Path) -> Any:
