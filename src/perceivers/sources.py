@@ -165,12 +165,17 @@ class Source:
 
     @staticmethod
     def _as_tensor(array: Any, shape: tuple[int, ...] | None, place: str, what: str) -> Tensor:
-        if not isinstance(array, Tensor):
+        # As whole values are parsed: bytes stay, all else becomes float32, and what float32 cannot hold becomes
+        # infinite, and so masked or an error.
+        if isinstance(array, Tensor):
+            if array.is_complex():
+                raise DataError(f"{place}: {what} must be real numbers; got {array.dtype}.")
+            array = array if array.dtype == torch.uint8 else array.to(torch.float32)
+        else:
             array = np.asarray(array)
             if array.dtype.kind not in "fiub":
                 raise DataError(f"{place}: {what} must be numbers; got {array.dtype}.")
-            # A copy: a memory map must not be written to, and torch would let one. As whole values are parsed: bytes
-            # stay, all else becomes float32, and what float32 cannot hold becomes infinite.
+            # A copy: a memory map must not be written to, and torch would let one.
             with np.errstate(over="ignore"):
                 array = torch.from_numpy(np.array(array, dtype=np.uint8 if array.dtype == np.uint8 else np.float32))
         if shape is not None and (array.ndim != len(shape) + 1 or tuple(array.shape[1:]) != shape):

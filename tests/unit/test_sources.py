@@ -122,6 +122,23 @@ def test_rows_of_an_image_that_end_inside_a_patch(name):
     torch.testing.assert_close(found, model.encode({"scene": Source.of(values, rows=(0, wanted))}))
 
 
+def test_tensors_are_read_as_arrays_are():
+    """What float32 cannot hold is infinite, and so masked, whoever holds the numbers."""
+    values = a_scene(REGULAR)[1].astype(np.float64)
+    values[3, 0] = 1e300
+    model = a_model(REGULAR).float()
+    array, tensor = Source.of(values, run_rows=7), Source.of(torch.from_numpy(values), run_rows=7)
+    wanted = model.encode({"scene": array})
+    assert torch.equal(model.encode({"scene": tensor}), wanted)
+    assert wanted.isfinite().all()
+    assert array.masked == tensor.masked == 1
+    for dtype in (torch.uint8, torch.bool, torch.int64, torch.bfloat16):
+        ((_, read, _),) = Source.of(torch.ones(2, 1, dtype=dtype)).read()
+        assert read.dtype == (torch.uint8 if dtype == torch.uint8 else torch.float32)
+    with pytest.raises(DataError, match=r"must be real numbers; got torch\.complex64"):
+        list(Source.of(torch.ones(2, 1, dtype=torch.complex64)).read())
+
+
 def test_a_source_of_nothing_and_a_masked_one_leave_the_latents_to_the_rest():
     model = a_model(IRREGULAR, facts=True)
     absent = model.encode([{"facts": [1.0, 2.0]}])
@@ -198,6 +215,31 @@ BAD_RUNS = {
 def test_runs_that_are_not_what_was_said(runs, message):
     with pytest.raises(DataError, match=message):
         a_model(INPUTS["pixels"]).encode({"scene": Source((48, 40, 2), lambda: iter(runs), name="scene.npy")})
+
+
+BAD_TIMES = {
+    "two columns": (np.zeros((3, 2)), r"rows 0 to 3: wanted coordinates of shape \(3, 1\); got \(3, 2\)"),
+    "after the end": ([[0.5], [11.0], [1.0]], r"rows 0 to 3: times must lie between 0 and 10\.0 s; got 0\.5 to 11\."),
+    "before the beginning": ([[-1.0], [2.0], [1.0]], r"times must lie between 0 and 10\.0 s; got -1 to 2\."),
+    "not a number": ([[np.nan], [2.0], [1.0]], "1 of the 3 times is NaN or infinite; every value needs its time"),
+}
+
+
+@pytest.mark.parametrize("position", [FOURIER, {"kind": "sinusoidal", "channels": 6}, {"kind": "none"}], ids=str)
+@pytest.mark.parametrize(("times", "message"), BAD_TIMES.values(), ids=BAD_TIMES)
+def test_times_that_a_whole_series_could_not_have(times, message, position):
+    model = a_model({**IRREGULAR, "position": position})
+    source = Source((3, 2), lambda: iter([(np.zeros((3, 2)), np.asarray(times))]), coords=True)
+    with pytest.raises(DataError, match=message):
+        model.encode({"scene": source})
+
+
+def test_a_time_at_the_very_end_may_be_rounded():
+    """0.1 in float32 is more than 0.1."""
+    model, times = a_model({**IRREGULAR, "seconds": 0.1}), np.array([[0.0], [0.1]])
+    found = model.encode({"scene": Source((2, 2), lambda: iter([(np.ones((2, 2)), times)]), coords=True)})
+    wanted = model.encode({"scene": {"values": np.ones((2, 2)), "times": times[:, 0]}})
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
 
 
 def test_a_source_that_changes_between_passes():

@@ -74,6 +74,7 @@ def _run(
     device = module.mean.device
     flat = values.flatten(0, -2)[None].to(device)
     if coords is not None:
+        _check_coords(coords, module, f"{source.name}, rows {start} to {start + len(values)}")
         elements = Elements(flat, coords=coords[None].to(device))
     else:
         elements = Elements(flat, grid=(len(values), *grid[1:]))
@@ -93,6 +94,27 @@ def _run(
     content, mask = module.content(_filled(read, unit))
     position = module.window(module.lift.cells(grid), start // unit, -(-(start + len(values)) // unit), content)
     return Lifted(content, position, mask, module.add)
+
+
+def _check_coords(coords: Tensor, module: "GridInput", place: str) -> None:
+    """Raise `DataError` for coordinates that a whole value could not have; a series' are its times."""
+    assert module.span is not None, "checked before"
+    if coords.shape[1] != len(module.span):
+        raise DataError(
+            f"{place}: wanted coordinates of shape ({len(coords)}, {len(module.span)}); got {tuple(coords.shape)}."
+        )
+    if lost := int((~coords.isfinite()).sum()):
+        raise DataError(
+            f"{place}: {lost} of the {coords.numel()} times {'is' if lost == 1 else 'are'} NaN or infinite; "
+            "every value needs its time."
+        )
+    for end, given in zip(module.span, coords.float().T, strict=True):
+        # Compared as they are read: a time at the very end may be rounded up, and the end is with it.
+        if len(given) and not (given.min() >= 0 and given.max() <= given.new_tensor(end)):
+            raise DataError(
+                f"{place}: times must lie between 0 and {end} s; "
+                f"got {given.min().item():.6g} to {given.max().item():.6g}."
+            )
 
 
 def _filled(elements: Elements, unit: int) -> Elements:
