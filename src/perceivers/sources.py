@@ -77,16 +77,16 @@ class Source:
 
     def part(self, start: int, stop: int) -> "Source":
         """The rows `start` to `stop` of the whole; without skipping over others only where `of` made this source."""
+        first, last = self._checked_rows((start, stop))
+        if first < self.rows[0] or last > self.rows[1]:
+            raise DataError(f"{self.name}: rows {first} to {last} are not within this source's, {self.rows}.")
         if self._array is not None:
             array, run_rows = self._array
-            return Source.of(array, rows=(start, stop), run_rows=run_rows, name=self.name)
+            return Source.of(array, rows=(first, last), run_rows=run_rows, name=self.name)
         if self.once:
             raise DataError(
                 f"{self.name}: an iterator cannot be read in parts; give a function that begins a new pass."
             )
-        first, last = self._checked_rows((start, stop))
-        if first < self.rows[0] or last > self.rows[1]:
-            raise DataError(f"{self.name}: rows {first} to {last} are not within this source's, {self.rows}.")
         return Source(
             self.shape, lambda: self._cut(first, last), coords=self.coords, rows=(first, last), name=self.name
         )
@@ -124,6 +124,8 @@ class Source:
                 yield start, whole[0][:ready], None if whole[1] is None else whole[1][:ready]
                 held = [(whole[0][ready:], None if whole[1] is None else whole[1][ready:])] if waiting > ready else []
                 start, waiting = start + ready, waiting - ready
+            if self.progress is not None:
+                self.progress(start + waiting - self.rows[0], self.count)
         if waiting:
             values, coords = _joined(held)
             yield start, values, coords
@@ -141,8 +143,6 @@ class Source:
                 )
             if len(values):
                 yield values, coords
-            if self.progress is not None:
-                self.progress(done, self.count)
         if done < self.count:
             raise DataError(
                 f"{self.name}: it ended after {done} of {self.count} rows. Its shape must be the true one, in every "
@@ -185,15 +185,16 @@ class Source:
         return array
 
     def _cut(self, first: int, last: int) -> Iterator[Any]:
-        assert callable(self._runs), "checked before"
+        if first == last:
+            return
         place = self.rows[0]
-        for run in self._runs():
-            height = len(run[0] if self.coords else run)
-            a, b = max(first - place, 0), min(last - place, height)
+        for values, coords in self._checked_runs():
+            a, b = max(first - place, 0), min(last - place, len(values))
             if a < b:
-                yield (run[0][a:b], run[1][a:b]) if self.coords else run[a:b]
-            place += height
-            if place >= last:
+                yield values[a:b] if coords is None else (values[a:b], coords[a:b])
+            place += len(values)
+            # The last part reads on to the end, to see that no more rows come than were said.
+            if last <= place and last < self.rows[1]:
                 return
 
     def _checked_rows(self, rows: tuple[int, int] | None) -> tuple[int, int]:

@@ -162,6 +162,37 @@ def test_parts_of_a_source_are_its_rows():
         Source((10, 2, 2), iter([values])).part(0, 3)
 
 
+def test_a_part_is_within_its_source():
+    for source in (Source.of(np.zeros((30, 1)), rows=(0, 10)), Source((30, 1), lambda: iter(()), rows=(0, 10))):
+        with pytest.raises(DataError, match=r"rows 5 to 20 are not within this source's, \(0, 10\)"):
+            source.part(5, 20)
+
+
+@pytest.mark.parametrize("height", [7, 50, 120])
+def test_the_last_part_sees_rows_too_many(height):
+    """As a whole pass does; what comes before the last part cannot know."""
+    values = np.zeros((120, 1))
+    source = Source((100, 1), lambda: (values[i : i + height] for i in range(0, 120, height)))
+    with pytest.raises(DataError, match="said 100 rows, but gives more: row 100 came"):
+        list(source.part(50, 100).read())
+    if height < 120:
+        assert sum(len(v) for _, v, _ in source.part(0, 50).read()) == 50
+
+
+@pytest.mark.parametrize("coords", [False, True])
+def test_a_part_of_runs_that_are_none(coords):
+    with pytest.raises(DataError, match="the run at row 0"):
+        list(Source((4, 1), lambda: iter([3.0]), coords=coords).part(1, 3).read())
+
+
+def test_a_part_tells_its_own_progress():
+    seen, whole = [], Source((6, 1), lambda: iter([np.zeros((4, 1)), np.zeros((2, 1))]))
+    part = whole.part(2, 6)
+    part.progress = whole.progress = lambda done, count: seen.append((done, count))
+    list(part.read())
+    assert seen == [(2, 4), (4, 4)]
+
+
 def test_a_source_goes_as_soon_as_it_is_let_go():
     """With the file that it holds, not when Python next looks for cycles."""
     gc.disable()
