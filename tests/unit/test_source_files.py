@@ -13,6 +13,7 @@ import zarr
 
 from perceivers.data.sources import open_source
 from perceivers.errors import DataError
+from perceivers.sources import Source
 
 PICTURE = np.random.default_rng(0).integers(0, 60000, (50, 40, 3)).astype(np.uint16)
 
@@ -79,6 +80,34 @@ def test_columns_of_parquet(tmp_path):
         open_source(tmp_path / "t.parquet")
     with pytest.raises(DataError, match=r"unknown column 'c'"):
         open_source(tmp_path / "t.parquet", columns=["c"])
+
+
+def test_a_pass_decodes_every_row_group_of_parquet_once(tmp_path, monkeypatch):
+    """However its runs cut them; and a slice alone does not read on behind its end."""
+    monkeypatch.setattr("perceivers.data.sources.PARQUET_ROWS", 50)
+    decoded, begin = [], pq.ParquetFile.iter_batches
+
+    def counting(file, *given, **named):
+        for batch in begin(file, *given, **named):
+            decoded.append(batch.num_rows)
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counting)
+    values = np.arange(1000.0)[:, None]
+    pq.write_table(pa.table({"a": values[:, 0]}), tmp_path / "t.parquet", row_group_size=300)
+    columns = open_source(tmp_path / "t.parquet")._array[0]
+    source = Source.of(columns, run_rows=70)
+    for _ in range(2):
+        decoded.clear()
+        np.testing.assert_array_equal(whole(source), values.astype(np.float32))
+        assert sum(decoded) == 1000
+    decoded.clear()
+    np.testing.assert_array_equal(columns[310:330], values[310:330])
+    assert sum(decoded) == 50
+    together = zip(source.part(0, 500).read(), source.part(500, 1000).read(), strict=True)
+    for (first, one, _), (second, other, _) in together:
+        np.testing.assert_array_equal(one, values[first : first + len(one)])
+        np.testing.assert_array_equal(other, values[second : second + len(other)])
 
 
 def test_what_is_no_source(tmp_path):

@@ -196,7 +196,11 @@ def _parquet(path: Path, columns: Sequence[str] | None = None) -> Any:
 
 
 class _Columns:
-    """Columns of a Parquet file as (rows, channels); any slice reads only the row groups that it touches."""
+    """Columns of a Parquet file as (rows, channels).
+
+    Slices that follow each other are one pass, in which every row group is decoded once; any other slice begins at the
+    row group that it lies in, and stops where it ends.
+    """
 
     dtype = np.dtype(np.float64)
 
@@ -205,22 +209,35 @@ class _Columns:
         self.names = names
         self.shape = (file.metadata.num_rows, len(names))
         self.starts = np.cumsum([0, *(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))])
+        # The row at which the last slice ended, with what was decoded beyond it and the batches to come.
+        self._next: dict[int, tuple[np.ndarray, Iterator[np.ndarray]]] = {}
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        first = int(np.searchsorted(self.starts, rows.start, side="right")) - 1
-        last = int(np.searchsorted(self.starts, rows.stop, side="left"))
-        parts, place = [], int(self.starts[first])
-        for batch in self._batches(range(first, last)):
-            a, b = max(rows.start - place, 0), min(rows.stop - place, batch.num_rows)
-            if a < b:
-                # An empty cell is NaN, and so masked or an error as `nan` says.
-                cells = [column.slice(a, b - a).to_numpy(zero_copy_only=False) for column in batch.columns]
-                parts.append(np.stack([np.asarray(c, dtype=np.float64) for c in cells], axis=-1))
-            place += batch.num_rows
-        return np.concatenate(parts) if parts else np.zeros((0, self.shape[1]))
+        wanted = max(rows.stop - rows.start, 0)
+        part, batches = self._next.pop(rows.start, None) or self._begun(rows.start)
+        parts, count = [part], len(part)
+        while count < wanted and (part := next(batches, None)) is not None:
+            parts.append(part)
+            count += len(part)
+        found = np.concatenate(parts)
+        self._next = {rows.stop: (found[wanted:].copy(), batches)} if rows.stop < self.shape[0] else {}
+        return found[:wanted]
 
-    def _batches(self, groups: range) -> Iterator[Any]:
-        yield from self.file.iter_batches(PARQUET_ROWS, row_groups=list(groups), columns=self.names)
+    def _begun(self, start: int) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+        first = max(int(np.searchsorted(self.starts, start, side="right")) - 1, 0)
+        groups = range(first, self.file.num_row_groups)
+        # They know the file and not these columns: a pass that is broken off must not keep the two alive.
+        return np.zeros((0, self.shape[1])), _decoded(self.file, self.names, groups, start - int(self.starts[first]))
+
+
+def _decoded(file: Any, names: list[str], groups: range, skip: int) -> Iterator[np.ndarray]:
+    """The rows of those row groups in batches, but for the first `skip`."""
+    for batch in file.iter_batches(PARQUET_ROWS, row_groups=list(groups), columns=names) if groups else ():
+        if skip < batch.num_rows:
+            # An empty cell is NaN, and so masked or an error as `nan` says.
+            cells = [column.slice(skip).to_numpy(zero_copy_only=False) for column in batch.columns]
+            yield np.stack([np.asarray(c, dtype=np.float64) for c in cells], axis=-1)
+        skip = max(skip - batch.num_rows, 0)
 
 
 SOURCES: dict[str, Callable[[Path], Any]] = {
