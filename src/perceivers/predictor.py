@@ -18,6 +18,7 @@ from perceivers.data.files import READERS, WRITERS, read_table, write_rows
 from perceivers.data.loader import collate
 from perceivers.data.reader import Missing, Reader, Row
 from perceivers.data.settings import DataSettings
+from perceivers.data.sources import source_for
 from perceivers.data.table import Table
 from perceivers.errors import DataError, ModelError, SpecError, unknown
 from perceivers.inputs import Sample, unknown_input
@@ -26,6 +27,7 @@ from perceivers.models.weights import RECIPE, find_model, load
 from perceivers.outputs import Output
 from perceivers.plain_yaml import read_yaml
 from perceivers.settings import parse_settings
+from perceivers.sources import Source
 
 Advance = Callable[[str, int, int], None]
 NOTHING = "every input is absent or masked whole, so there is nothing to answer from."
@@ -35,6 +37,7 @@ class Predictor:
     """A loaded model that answers raw values. `model`: a model directory, a run folder or a `Model`.
 
     `predictor({"photo": "cat.png", "age": {"years": 3}})` answers one sample; inputs that are left out are absent.
+    A value may be a `Source`, or a file that is read as one.
     """
 
     def __init__(self, model: "str | Path | Model", device: torch.device | str = "cpu", batch_size: int = 64) -> None:
@@ -172,15 +175,20 @@ class Predictor:
         for name in sample:
             if name not in self.model.spec.inputs:
                 raise DataError(f"{head}{unknown_input(name, self.model.spec.inputs)}")
-        parsed = {}
+        parsed, sources = {}, {}
         for name, kind in self.model.spec.inputs.items():
+            value = sample.get(name)
             try:
-                parsed[name] = None if is_missing(sample.get(name)) else kind.parse(sample[name])
+                source = value if isinstance(value, Source) else source_for(kind, value)
+                if source is not None:
+                    sources[name] = source
+                else:
+                    parsed[name] = None if is_missing(value) else kind.parse(value)
             except DataError as error:
                 raise DataError(f"{inner}input '{name}': {error}") from None
-        if all(_is_empty(part) for part in parsed.values()):
+        if not sources and all(_is_empty(part) for part in parsed.values()):
             raise DataError(f"{head}{NOTHING}")
-        return Row(parsed, {})
+        return Row(parsed, {}, sources, inner)
 
     def _row(self, reader: Reader, table: Table, index: int) -> Row:
         found = {name: reader.source(table, index, name) for name in reader.inputs}
@@ -228,7 +236,7 @@ class Predictor:
             answer = {"error": f"{row.place}{error}"}
         for name, source in row.sources.items():
             self.missing.masked[name] += source.masked
-        lost = all(source.masked == prod(source.shape[:-1]) for source in row.sources.values())
+        lost = all(source.masked == source.count * prod(source.grid[1:]) for source in row.sources.values())
         if lost and "error" not in answer and all(_is_empty(part) for part in row.inputs.values()):
             answer = {"error": f"{row.place}{next(iter(row.sources.values())).name}: {NOTHING}"}
             if strict:
@@ -311,8 +319,8 @@ def predict(
     """Answers for a table, for files, or for samples, in the order given.
 
     inputs: a table's path; or paths of files, for a model that reads one file a sample (each answer then has `file`);
-    or samples (input name → raw value). out: also written as .jsonl, .csv, .tsv or .parquet, whole or not at all; a
-    file that exists is replaced only when `overwrite` says so, and never one that is read.
+    or samples (input name → raw value or `Source`). out: also written as .jsonl, .csv, .tsv or .parquet, whole or not
+    at all; a file that exists is replaced only when `overwrite` says so, and never one that is read.
     A row that cannot be read becomes `{"error": …}`; `strict` raises instead, and nothing is written.
     """
     if out is not None:

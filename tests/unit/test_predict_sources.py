@@ -1,6 +1,7 @@
 """Files that are read while they are answered: from a table or by name, in order, each fault a row's."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pytest
 import tifffile
 import zarr
 
-from perceivers import Predictor, build, predict
+from perceivers import Predictor, Source, build, predict
 from perceivers.cli.main import main
 from perceivers.data import sources
 from perceivers.errors import DataError
@@ -93,13 +94,39 @@ def test_files_by_name_on_the_command_line(folder, capsys):
     np.testing.assert_allclose(probabilities(rows), probabilities(wanted), rtol=1e-5)
 
 
+def test_samples_may_hold_sources_and_files(folder):
+    np.save("big.npy", a_scene(0))
+    values = a_scene(1)
+    predictor = Predictor("model")
+    wanted = predictor.answers([{"scene": a_scene(n), "facts": [3]} for n in range(2)])
+    rows = predict(
+        predictor,
+        [
+            {"scene": "big.npy", "facts": [3]},
+            {"scene": Source.of(values), "facts": [3]},
+            {"scene": Source.of(values[:29], name="cut"), "facts": [3]},
+            {"facts": Source.of(np.zeros((2, 1)), name="facts")},
+            {"scene": Source.of(np.full((30, 20, 2), np.nan), rows=(0, 10), name="lost")},
+            {"scene": "big.npy", "facts": [3]},
+        ],
+    )
+    np.testing.assert_allclose(probabilities([*rows[:2], rows[5]]), probabilities([*wanted, wanted[0]]), rtol=1e-5)
+    assert rows[2]["error"].startswith("sample 3, cut has the shape (29, 20, 2)")
+    assert rows[3]["error"].startswith("sample 4, facts: an input of kind number reads no source")
+    assert rows[4]["error"].startswith("sample 5, lost: every input is absent or masked whole")
+    assert predictor({"scene": Path("big.npy"), "facts": [3]}) == {k: v for k, v in rows[0].items() if k != "row"}
+
+
 def test_columns_of_parquet_as_a_series(folder):
     build({**SPEC, "inputs": {"wave": SERIES}}, seed=0).save(folder / "series")
     values = np.random.default_rng(0).normal(size=(80, 2)).astype(np.float32)
     pq.write_table(pa.table({"x": values[:, 0], "y": values[:, 1]}), "wave.parquet", row_group_size=13)
     (folder / "t.csv").write_text("wave\nwave.parquet\n")
     wanted = Predictor("series").answers([{"wave": values}])
-    np.testing.assert_allclose(probabilities(predict("series", "t.csv")), probabilities(wanted), rtol=1e-5)
+    for given in ("t.csv", [{"wave": "wave.parquet"}]):
+        np.testing.assert_allclose(probabilities(predict("series", given)), probabilities(wanted), rtol=1e-5)
+    with pytest.raises(DataError, match="no column of any input"):
+        predict("series", "wave.parquet")  # an argument is a table
 
 
 def test_a_file_that_is_damaged_further_on_is_the_error_of_its_row(folder):
@@ -113,3 +140,11 @@ def test_a_file_that_is_damaged_further_on_is_the_error_of_its_row(folder):
     assert "1.zarr', rows 0 to 30 cannot be read" in rows[1]["error"]
     with pytest.raises(DataError, match=r"t\.csv, row 2, '.*1\.zarr', rows 0 to 30 cannot be read"):
         predict("model", "t.csv", strict=True)
+
+
+def test_a_name_that_no_file_can_have_is_the_error_of_its_row(folder):
+    name = "a" * 5000 + ".npy"
+    (folder / "t.csv").write_text(f"scene,a\n{name},3\n")
+    for given, place in (("t.csv", "t.csv, row 1"), ([{"scene": name}], "sample 1")):
+        (row,) = predict("model", given)
+        assert row["error"].startswith(place)

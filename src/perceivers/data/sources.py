@@ -67,8 +67,11 @@ def source_for(kind: InputSettings, cell: Any) -> Source | None:
         return None
     path = Path(cell)
     suffix = path.suffix.lower()
-    if suffix not in SOURCES or not path.exists():
-        return None
+    try:
+        if suffix not in SOURCES or not path.exists():
+            return None
+    except OSError:
+        return None  # a name that no file can have: `parse` says what is wrong with it
     large = 4 * kind.raw_numbers(kind.elements()) >= LARGE
     return open_source(path, axes=axes) if large or suffix not in kind.whole_files else None
 
