@@ -82,10 +82,13 @@ class Predictor:
         reader = self._present(table, quiet)
         readers = (lambda i=i: self._row(reader, table, i) for i in range(len(table)))
         found, self._advance = [], advance
-        for answer in self._answer(readers, strict):
-            found.append(answer)
-            if advance is not None:
-                advance("predicting", len(found), len(table))
+        try:
+            for answer in self._answer(readers, strict):
+                found.append(answer)
+                if advance is not None:
+                    advance("predicting", len(found), len(table))
+        finally:
+            self._advance = None  # it may be closed when the next row is read
         return found
 
     def record(self, record: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -146,22 +149,23 @@ class Predictor:
         """What this table can be read for: a `DataError` when it is nothing, a warning of missing columns."""
         reader = self.reader.present(table)
         wanted = [column for name in self.reader.inputs for column in self.reader.columns_of(name)]
-        missing = [column for column in wanted if column not in table.columns]
-        near = meant([name for name in table.columns if name not in wanted], wanted)
+        # What was probably meant is looked for only where it is said: it costs more than reading a row.
+        near = lambda: meant([name for name in table.columns if name not in wanted], wanted)  # noqa: E731
         if not reader.inputs:
             names = "; ".join(
                 f"{name} (column {', '.join(self.reader.columns_of(name))})" for name in self.reader.inputs
             )
             known = ", ".join(table.columns)
-            raise DataError(f"{table.name}: holds no column of any input: {names}.{near} Columns: {known}.")
-        odd = [name for name in misspelt(table, wanted) if name not in self.told]
-        if missing and not quiet:
+            raise DataError(f"{table.name}: holds no column of any input: {names}.{near()} Columns: {known}.")
+        if quiet:
+            return reader
+        if missing := [column for column in wanted if column not in table.columns]:
             warnings.warn(
-                f"{table.name}: no column {', '.join(missing)}; taken as missing in every row.{near}",
+                f"{table.name}: no column {', '.join(missing)}; taken as missing in every row.{near()}",
                 UserWarning,
                 stacklevel=3,
             )
-        elif odd:
+        elif odd := [name for name in misspelt(table, wanted) if name not in self.told]:
             self.told |= set(odd)
             warnings.warn(
                 f"{table.name}: no input reads {', '.join(odd)}.{meant(odd, wanted)}", UserWarning, stacklevel=3

@@ -48,11 +48,24 @@ class TestKeys:
     def test_one_that_no_input_reads_is_told_once(self, predictor):
         record = {"age": 30, "hieght": 170, "id": 7}
         assert heard(predictor.record, record, "line 1") == [
-            "line 1: no input reads hieght. Did you mean 'height' by 'hieght'?",
+            "line 1: no input reads 'hieght'. Did you mean 'height' by 'hieght'?",
             "line 1: no input reads 'id'.",
         ]
         assert heard(predictor.record, record, "line 2") == []
         assert heard(predictor.record, {**self.GOOD, "label": "dark"}, "line 3") == [], "a target is no slip"
+
+    def test_what_was_meant_is_looked_for_once(self, predictor, monkeypatch):
+        """Not for every line of JSON: that costs more than reading it."""
+        asked = []
+
+        def counting(name, known):
+            asked.append(name)
+            return ""
+
+        monkeypatch.setattr("perceivers.data.doubts.near_miss", counting)
+        lines = [json.dumps({"age": 30, "hieght": 170, "id": 7}).encode()] * 3
+        heard(lambda: list(predictor.lines(lines)))
+        assert sorted(asked) == ["hieght", "id"]
 
     def test_when_nothing_is_read_the_hint_is_what_was_meant(self, predictor):
         with pytest.raises(DataError) as caught:

@@ -13,6 +13,7 @@ import zarr
 from perceivers import Predictor, Source, build, predict
 from perceivers.cli.main import main
 from perceivers.data import sources
+from perceivers.data.table import Table
 from perceivers.errors import DataError
 
 SPEC = {
@@ -148,3 +149,20 @@ def test_a_name_that_no_file_can_have_is_the_error_of_its_row(folder):
     for given, place in (("t.csv", "t.csv, row 1"), ([{"scene": name}], "sample 1")):
         (row,) = predict("model", given)
         assert row["error"].startswith(place)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_progress_is_told_to_none_after_its_table(folder, strict):
+    zarr.create_array("0.zarr", data=a_scene(0), chunks=(7, 20, 2))
+    np.save("cut.npy", a_scene(0)[:9])
+    seen, predictor = [], Predictor("model")
+    table = Table({"scene": ["0.zarr", "cut.npy"]}, "t", folder)
+    if strict:
+        with pytest.raises(DataError, match="row 2"):
+            predictor.table(table, strict=True, advance=lambda *step: seen.append(step), quiet=True)
+    else:
+        predictor.table(table, advance=lambda *step: seen.append(step), quiet=True)
+    assert ("reading scene", 30, 30) in seen
+    seen.clear()
+    predictor.record({"scene": "0.zarr"}, "line 1")
+    assert seen == []
