@@ -157,6 +157,18 @@ def test_damage_further_on_names_file_and_rows(name, write, tmp_path):
         whole(open_source(tmp_path / name))
 
 
+def test_damage_that_makes_up_a_size(tmp_path, monkeypatch):
+    write_zarr(tmp_path / "a.zarr")
+    source = open_source(tmp_path / "a.zarr")
+
+    def fail(array, rows):
+        raise MemoryError("Unable to allocate 9 EiB")
+
+    monkeypatch.setattr(zarr.Array, "__getitem__", fail)
+    with pytest.raises(DataError, match="rows 0 to 50 cannot be read: Unable to allocate 9 EiB"):
+        whole(source)
+
+
 def test_an_array_that_is_damaged_where_it_begins(tmp_path):
     write_zarr(tmp_path / "a.zarr")
     (tmp_path / "a.zarr" / "zarr.json").write_text("{")

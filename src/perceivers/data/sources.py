@@ -45,7 +45,7 @@ def open_source(
         array = _parquet(path, columns) if reader is _parquet else reader(path)
     except OSError as error:
         raise DataError(f"{name} cannot be read: {error.strerror or error}.") from None
-    except (PerceiversError, MemoryError):
+    except PerceiversError:
         raise
     # A damaged file makes its reader fail in any way that Python can.
     except Exception as error:
@@ -94,8 +94,7 @@ def _guarded(array: Any, name: str) -> _Sliced:
     def cut(rows: slice) -> np.ndarray:
         try:
             return np.asarray(array[rows])
-        except MemoryError:
-            raise
+        # A run is small, so memory too is lacking only for sizes that damage made up.
         except Exception as error:
             raise DataError(
                 f"{name}, rows {rows.start} to {rows.stop} cannot be read: {_said(error)}. The file is damaged, or was "
@@ -141,7 +140,7 @@ def _tiff(path: Path) -> Any:
             # Compressed or in tiles: unpacked to a temporary file, which goes with the array.
             _check_room(path, tifffile)
             array = tifffile.imread(path, out="memmap")
-    except (PerceiversError, MemoryError):
+    except PerceiversError:
         raise
     # A damaged file makes tifffile fail in any way that Python can: each means that these bytes are no TIFF, but for a
     # disk that is full.
