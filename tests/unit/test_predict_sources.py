@@ -43,7 +43,8 @@ def probabilities(rows):
     return [row["label_probabilities"]["x"] for row in rows]
 
 
-def test_rows_of_a_table_in_their_order(folder):
+def test_rows_of_a_table_in_their_order(folder, monkeypatch):
+    monkeypatch.setattr(sources, "LARGE", 1)
     scenes = [a_scene(seed) for seed in range(4)]
     np.save("zero.npy", scenes[0])
     zarr.create_array("one.zarr", data=scenes[1], chunks=(7, 20, 2))
@@ -166,3 +167,18 @@ def test_progress_is_told_to_none_after_its_table(folder, strict):
     seen.clear()
     predictor.record({"scene": "0.zarr"}, "line 1")
     assert seen == []
+
+
+def test_small_arrays_are_parsed_whole_so_any_lift_reads_them(folder):
+    """A convolution stem cannot read a source; training, evaluation and predictions read the same files."""
+    spec = {**SPEC, "inputs": {"scene": {**SPEC["inputs"]["scene"], "lift": {"kind": "conv", "channels": 8}}}}
+    predictor = Predictor(build(spec, seed=0))
+    np.save("scene.npy", a_scene(0))
+    (folder / "cut.npy").write_bytes((folder / "scene.npy").read_bytes()[:1000])
+    np.save("words.npy", np.array([["a"]]))
+    found = predictor.answers(
+        [{"scene": "scene.npy"}, {"scene": a_scene(0)}, {"scene": "cut.npy"}, {"scene": "words.npy"}]
+    )
+    assert found[0] == found[1]
+    assert "image file 'cut.npy' is truncated or damaged: its header tells of shape" in found[2]["error"]
+    assert "image file 'words.npy' holds <U1; wanted numbers" in found[3]["error"]

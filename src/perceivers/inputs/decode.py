@@ -10,6 +10,7 @@ import numpy as np
 
 from perceivers.bounded import GB, read_bounded
 from perceivers.errors import DataError, MissingFileError, missing_extra
+from perceivers.inputs.npy import START, read_npy
 
 # What is read. Formats that can run programs or hang the reader (EPS, FITS, …) are not on the list.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
@@ -48,9 +49,20 @@ def _file(path: Path) -> bytes:
 def _from_bytes(data: bytes, channels: int, what: str) -> np.ndarray:
     if not data:
         raise DataError(f"{what} is empty.")
+    if data.startswith(START):
+        return with_channels(_npy(data, what), channels, what)
     if data.startswith(_TIFF_STARTS):
         return with_channels(_tiff(data, what), channels, what)
     return with_channels(_pillow(data, channels, what), channels, what)
+
+
+def _npy(data: bytes, what: str) -> np.ndarray:
+    try:
+        array = read_npy(io.BytesIO(data), len(data), what)
+    except ValueError as error:
+        raise DataError(f"{what} is truncated or damaged: {error}.") from None
+    _check_pixels(math.prod(array.shape[:2]), f"{what} of shape {array.shape}")
+    return array
 
 
 def _tiff(data: bytes, what: str) -> np.ndarray:
@@ -90,7 +102,9 @@ def _pillow(data: bytes, channels: int, what: str) -> np.ndarray:
                 ) from None
             return _pixels(upright, channels, what)
     except UnidentifiedImageError:
-        raise DataError(f"{what} is not an image, or damaged at its start ({', '.join(FORMATS)} are read).") from None
+        raise DataError(
+            f"{what} is not an image, or damaged at its start ({', '.join(FORMATS)} and .npy are read)."
+        ) from None
     except Image.DecompressionBombError as error:
         raise DataError(f"{what} has too many pixels: {error}") from None
     except DataError:

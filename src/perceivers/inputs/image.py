@@ -32,7 +32,7 @@ class ImageInput(InputSettings):
     """An image: height × width × channels, values in the file's own units (0–255 for 8-bit)."""
 
     reads_files: ClassVar[bool] = True
-    whole_files: ClassVar[tuple[str, ...]] = (".tif", ".tiff")
+    whole_files: ClassVar[tuple[str, ...]] = (".tif", ".tiff", ".npy")
     augmentation: ClassVar[type[Settings] | None] = ImageAugmentation
     augmentation_idea: ClassVar[Mapping[str, Any]] = {
         "kind": "image",

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, Decimal
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from numpy.lib import format as npy
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from perceivers.bounded import GB, check_bounded
@@ -23,6 +22,7 @@ from perceivers.inputs.grid import GridInput
 from perceivers.inputs.held_grid import HeldGrid
 from perceivers.inputs.held_set import HeldSet
 from perceivers.inputs.lift import Conv, Samples, SeriesLift
+from perceivers.inputs.npy import read_npy
 from perceivers.inputs.position import Fourier, Learned, NoPosition, Position
 from perceivers.settings import Settings
 from perceivers.sources import Source
@@ -31,7 +31,6 @@ MOST_BYTES = 1 * GB
 """Of one series file."""
 # Time steps that are elements themselves in what `init` writes; a stem before longer series leaves at most so many.
 _MOST_STEPS = 256
-_NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 class SeriesInput(InputSettings):
@@ -308,7 +307,8 @@ def _read_file(path: Path) -> np.ndarray:
     try:
         check_bounded(path, MOST_BYTES, what)
         if path.suffix == ".npy":
-            return _read_npy(path)
+            with path.open("rb") as file:
+                return read_npy(file, path.stat().st_size, what)
         if path.suffix in (".csv", ".txt"):
             return _read_csv(path)
     except DataError:
@@ -318,31 +318,6 @@ def _read_file(path: Path) -> np.ndarray:
     except (OSError, ValueError, OverflowError) as error:
         raise DataError(f"{what} is truncated or damaged: {error}.") from None
     raise DataError(f"{what} is neither .npy, .csv nor .txt.")
-
-
-def _read_npy(path: Path) -> np.ndarray:
-    """The array of a .npy file, whose header must fit the file: numpy would make room for whatever it claims."""
-    with path.open("rb") as file:
-        shape, dtype = _npy_header(file)
-        if dtype.kind not in "uifb":
-            raise DataError(f"series file '{path}' holds {dtype}; wanted numbers.")
-        claimed, held = math.prod(shape) * dtype.itemsize, path.stat().st_size - file.tell()
-        if claimed > held or min(shape, default=0) < 0:
-            raise ValueError(f"its header tells of shape {shape}, {claimed} bytes, but {held} bytes follow")
-        file.seek(0)
-        return npy.read_array(file, allow_pickle=False)
-
-
-def _npy_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
-    version = npy.read_magic(file)
-    if version not in _NPY_HEADERS:
-        raise ValueError(f"its format is {version[0]}.{version[1]}; numbers are saved as 1.0 or 2.0")
-    try:
-        shape, _, dtype = _NPY_HEADERS[version](file)
-    # The header is a Python literal; a damaged one makes Python's own reader fail in ways that it does not document.
-    except Exception as error:
-        raise ValueError(f"its header cannot be read: {error}") from None
-    return shape, dtype
 
 
 def _read_csv(path: Path) -> np.ndarray:
