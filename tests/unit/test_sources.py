@@ -6,6 +6,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from perceivers import Source, build
 from perceivers.errors import DataError, SpecError
@@ -19,6 +20,7 @@ INPUTS = {
     "pixels": {**PHOTO, "position": FOURIER},
     "patches": {**PHOTO, "position": FOURIER, "lift": {"kind": "patches", "size": [4, 5], "channels": 6}},
     "conv1x1": {**PHOTO, "position": {"kind": "learned", "channels": 7}, "lift": {"kind": "conv1x1", "channels": 6}},
+    "projected": {**PHOTO, "position": {"kind": "learned", "channels": 7, "project": 4}},
     "added": {**PHOTO, "position": {"kind": "learned", "channels": 2, "join": "add"}},
     "added fourier": {
         **PHOTO,
@@ -86,6 +88,36 @@ def test_the_same_answers_and_gradients_as_the_whole(name, height, facts):
     found = answers(model, {"scene": a_source(values, coords, height), **others})
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+class Passes(TorchDispatchMode):
+    """Counts operations that make, or add, so many numbers or more."""
+
+    def __init__(self, numbers):
+        super().__init__()
+        self.numbers, self.count = numbers, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        # What changes in place touches as much as it is given; a view touches nothing.
+        touched = args[1:] if func._schema.is_mutable else () if func.is_view else (made,)
+        sizes = [t._values().numel() if t.is_sparse else t.numel() for t in touched if isinstance(t, torch.Tensor)]
+        self.count += max(sizes, default=0) >= self.numbers
+        return made
+
+
+@pytest.mark.parametrize("project", [None, 9])
+def test_each_run_touches_its_own_rows_of_a_learned_position(project):
+    position = {"kind": "learned", "channels": 64, "project": project}
+    model = a_model({**PHOTO, "position": position}, crosses=1)
+    values, passes = a_scene(PHOTO)[1], []
+    for height in (24, 2):
+        model.zero_grad()
+        answer = model({"scene": a_source(values, None, height)})["label"].sum()
+        with Passes(48 * 40 * 64) as counted:
+            answer.backward()
+        passes.append(counted.count)
+    assert passes[0] == passes[1], "however many the runs are"
 
 
 @pytest.mark.parametrize("name", ["pixels", "patches", "regular", "irregular"])

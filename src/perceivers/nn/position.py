@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from perceivers.errors import DataError
 from perceivers.nn.initialisers import learned_array, plain_linear
@@ -108,7 +109,9 @@ class LearnedPosition(nn.Module):
         """Of the rows `start` to `stop` of the grid's first axis."""
         self._check(grid)
         cells = math.prod(self.grid[1:])
-        rows = self.table[start * cells : stop * cells]
+        # By numbers and sparse: the gradient of a run is its own rows, not those of the whole table.
+        places = torch.arange(start * cells, stop * cells, device=self.table.device)
+        rows = F.embedding(places, self.table, sparse=True)
         return rows if self.projection is None else self.projection(rows)
 
     def _check(self, grid: Sequence[int] | None) -> None:

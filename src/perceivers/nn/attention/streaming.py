@@ -93,5 +93,11 @@ def _send_back(
         return
     tensors, given = zip(*pairs, strict=True)
     for parameter, gradient in zip(needed, torch.autograd.grad(tensors, needed, given, allow_unused=True), strict=True):
-        if gradient is not None:
-            sums[id(parameter)] += gradient
+        if gradient is None:
+            continue
+        total = sums[id(parameter)]
+        if gradient.is_sparse:
+            # Of a learned position, whose table may be as long as the input: the rows of this run.
+            total.index_add_(0, gradient._indices()[0], gradient._values().to(total.dtype))
+        else:
+            total += gradient
