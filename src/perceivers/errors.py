@@ -3,7 +3,8 @@
     PerceiversError            anything a user can put right
     ├── SpecError              a spec, recipe, preset or override that cannot be understood
     ├── DataError              a file, row, column or value that cannot be read
-    │   └── MissingFileError   a file that is named by a value and is not there
+    │   ├── MissingFileError   a file that is named by a value and is not there
+    │   └── ColumnError        one cell of several that a value is made of
     ├── ModelError             a model directory or checkpoint that cannot be trusted
     ├── TrainingError          a run that cannot go on
     └── GroupError             processes that work together and do not agree, or one that is lost
@@ -29,6 +30,19 @@ class DataError(PerceiversError):
 
 class MissingFileError(DataError):
     """A file that is named by a value and is not there."""
+
+
+class ColumnError(DataError):
+    """What is wrong with the cell of `column`, of a value that is made of several; `reason` is without its name."""
+
+    def __init__(self, column: str, reason: str) -> None:
+        super().__init__(f"column '{column}': {reason}")
+        self.column = column
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        # Worker processes hand errors on; by default it would be made anew from its text alone.
+        return type(self), (self.column, self.reason)
 
 
 class ModelError(PerceiversError):

@@ -1,6 +1,7 @@
 """Rows that cannot be read: all of them, whatever else is wrong, shown in part and written down whole."""
 
 import csv
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import toys
 
 from perceivers.data import faults
 from perceivers.data.faults import CellError, SplitFaults, faulty_rows
-from perceivers.errors import DataError
+from perceivers.data.table import Table
+from perceivers.errors import ColumnError, DataError
 from perceivers.training.run import train
 
 STOP = "Repair them, or set data.bad_rows: skip to leave them out."
@@ -122,3 +124,12 @@ def test_memory_is_bounded_and_nothing_is_miscounted(monkeypatch):
     assert len(error.faults) == 7
     assert str(error).startswith("8 of 9 rows of the train split cannot be read:")
     assert "… and 11 more" in str(error)
+
+
+def test_a_column_may_be_called_anything(tmp_path):
+    """The column is a part of the error, not a pattern in its text; it also comes back from a worker process."""
+    error = ColumnError("the 'age'", "'old' is not a number.")
+    again = pickle.loads(pickle.dumps(error))
+    for reason in (error, again):
+        fault = faults.cell_error(Table({"the 'age'": ["old"]}, "t.csv"), 0, None, reason).fault
+        assert (fault.column, fault.message) == ("the 'age'", "'old' is not a number.")

@@ -9,7 +9,7 @@ from perceivers.cells import is_missing
 from perceivers.data.reader import Row
 from perceivers.data.table import Table
 from perceivers.errors import near_miss
-from perceivers.inputs import InputSettings, Sample
+from perceivers.inputs import InputSettings
 
 # Standard deviations of the training data beyond which a mean is told of: other units, most likely.
 FAR = 20.0
@@ -42,36 +42,25 @@ class Range:
     """Warns once an input when the mean of a value lies further than `FAR` deviations from that of training."""
 
     def __init__(self, inputs: Mapping[str, InputSettings]) -> None:
-        self.waiting = {name: kind for name, kind in inputs.items() if getattr(kind, "std", None) is not None}
+        self.waiting = {name: (kind, scale) for name, kind in inputs.items() if (scale := kind.scale()) is not None}
 
     def check(self, row: Row) -> None:
-        """Look at the inputs of one row."""
-        for name, kind in list(self.waiting.items()):
+        """Look at the inputs of one row that are parsed; what is read as a `Source` is not seen."""
+        for name, (kind, scale) in list(self.waiting.items()):
             sample = row.inputs.get(name)
-            columns = getattr(kind, "columns", None)
-            real = np.zeros((0, 1)) if sample is None else _real(sample, columns is not None)
-            if not len(real):
+            numbers = np.zeros((0, 1)) if sample is None else kind.numbers(sample)
+            if not len(numbers):
                 continue
-            mean, std = (np.array(getattr(kind, statistic), np.float64) for statistic in ("mean", "std"))
-            far = np.abs(real.mean(axis=0, dtype=np.float64) - mean) > FAR * std
+            mean, std = (np.array(part, np.float64) for part in scale[1:])
+            far = np.abs(numbers.mean(axis=0, dtype=np.float64) - mean) > FAR * std
             if far.any():
                 del self.waiting[name]
                 at = int(np.argmax(far))
-                what = f"column '{columns[at]}'" if columns else f"channel {at + 1}"
-                low, high = real[:, at].min(), real[:, at].max()
+                low, high = numbers[:, at].min(), numbers[:, at].max()
                 warnings.warn(
-                    f"input '{name}': {what} is {f'{low:.6g} to ' if low < high else ''}{high:.6g}, but the model was "
-                    f"trained on a mean of {mean[at]:.6g} with a standard deviation of {std[at]:.6g}. Are these other "
-                    "units? Its answer is not to be trusted. Further rows are not told of.",
+                    f"input '{name}': {scale.names[at]} is {f'{low:.6g} to ' if low < high else ''}{high:.6g}, but the "
+                    f"model was trained on a mean of {mean[at]:.6g} with a standard deviation of {std[at]:.6g}. Are "
+                    "these other units? Its answer is not to be trusted. Further rows are not told of.",
                     UserWarning,
                     stacklevel=2,
                 )
-
-
-def _real(sample: Sample, one_row: bool) -> np.ndarray:
-    """The cells that are there, by channel; `one_row`: the columns of a table side by side, NaN where there is none."""
-    if one_row:
-        cells = sample.values[:, 0] if sample.mask is None else np.where(sample.mask, sample.values[:, 0], np.nan)
-        return cells[None]
-    cells = sample.values.reshape(-1, sample.values.shape[-1])
-    return cells if sample.mask is None else cells[sample.mask.reshape(-1)]

@@ -1,6 +1,5 @@
 """Cells that cannot be read: each known by file, row and column, the first few shown, all of them written down."""
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from perceivers.data.files import write_rows
 from perceivers.data.table import Table
-from perceivers.errors import DataError, MissingFileError
+from perceivers.errors import ColumnError, DataError, MissingFileError
 
 # Faults listed in one message.
 SHOWN = 5
@@ -42,10 +41,8 @@ class CellError(DataError):
 def cell_error(table: Table, index: int, column: str | None, reason: DataError) -> CellError:
     """The error of row `index` of `table`, whose cell in `column` (None: several) `reason` is about."""
     message = str(reason)
-    # A kind of several columns begins with the one at fault.
-    named = None if column else re.fullmatch(r"column '([^']*)': (.*)", message, re.DOTALL)
-    if named:
-        column, message = named.groups()
+    if column is None and isinstance(reason, ColumnError):
+        column, message = reason.column, reason.reason
     if isinstance(reason, MissingFileError) and table.base is not None:
         message += " Paths in a table are relative to the table."
     fault = Fault(table.name, int(table.rows[index]), column or "", message)

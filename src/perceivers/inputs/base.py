@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -56,6 +56,21 @@ class Sample:
     def masked(self) -> int:
         """How many cells are masked because they were NaN, infinite or empty."""
         return 0 if self.mask is None else int((~self.mask).sum()) - self.padding
+
+
+class Scale(NamedTuple):
+    """Of each channel its name, for messages, and the mean and standard deviation of the training split."""
+
+    names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of_channels(cls, mean: Sequence[float] | None, std: Sequence[float] | None) -> "Scale | None":
+        """Of channels that have a number and no name; None before they are known."""
+        if mean is None or std is None:
+            return None
+        return cls(tuple(f"channel {n}" for n in range(1, len(mean) + 1)), tuple(mean), tuple(std))
 
 
 class Input(nn.Module, ABC):
@@ -194,6 +209,15 @@ class InputSettings(Settings, ABC):
         """The grid that `source` gives rows of, in raw cells. Raises `DataError` where it is not this input's."""
         raise DataError(f"{source.name}: an input of kind {self.kind} reads no source; give its value itself.")  # pyright: ignore[reportAttributeAccessIssue]
 
+    def scale(self) -> "Scale | None":
+        """What its channels were like in training; None where there are none that numbers could be far from."""
+        return None
+
+    def numbers(self, sample: Sample) -> np.ndarray:
+        """The real cells of a sample of a kind that has a `scale`: (cells, channels), NaN where one channel is not."""
+        cells = sample.values.reshape(-1, sample.values.shape[-1])
+        return cells if sample.mask is None else cells[sample.mask.reshape(-1)]
+
     @abstractmethod
     def collate(self, samples: Sequence[Sample | None]) -> Elements:
         """A batch of samples as `Elements`; None is an absent one, masked whole."""
@@ -220,7 +244,7 @@ class InputSettings(Settings, ABC):
 def unknown_input(name: str, kinds: Mapping[str, InputSettings]) -> PerceiversError:
     """The error for a sample that names an input which is none; a column of an input is told from a slip."""
     for known, kind in kinds.items():
-        if name in getattr(kind, "columns", ()):
+        if kind.reads_columns and name in kind.table_columns(known):
             return DataError(f"'{name}' is no input but a column of '{known}': give {{'{known}': {{'{name}': …}}}}.")
     return unknown("input", name, kinds, DataError)
 

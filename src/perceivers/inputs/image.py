@@ -12,7 +12,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError
 from perceivers.inputs.augment_image import ImageAugmentation, ImageAugmenter
-from perceivers.inputs.base import Input, InputSettings, Sample, Seed, collate_grid, moments
+from perceivers.inputs.base import Input, InputSettings, Sample, Scale, Seed, collate_grid, moments
 from perceivers.inputs.decode import read_image
 from perceivers.inputs.grid import GridInput
 from perceivers.inputs.held_grid import HeldGrid
@@ -162,6 +162,10 @@ class ImageInput(InputSettings):
         if self.permute is not None:
             raise SpecError("the input permutes its pixels, so crops and flips mean nothing; leave them out.")
         return ImageAugmenter(setting, self.size, self.channels).sample
+
+    def scale(self) -> Scale | None:
+        """Of every channel."""
+        return Scale.of_channels(self.mean, self.std)
 
     def completed(self) -> tuple[Self, str | None]:
         """With mean 0 and standard deviation 1 where they are not known; no count depends on them."""

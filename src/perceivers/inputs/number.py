@@ -8,8 +8,8 @@ from pydantic import PositiveFloat, PositiveInt
 
 from perceivers.cells import cells_of, number, real_spread
 from perceivers.elements import Elements
-from perceivers.errors import DataError, SpecError
-from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid
+from perceivers.errors import ColumnError, DataError, SpecError
+from perceivers.inputs.base import Input, InputSettings, Sample, Scale, collate_grid
 from perceivers.inputs.columns import NumberCells
 from perceivers.settings import Names
 
@@ -41,7 +41,7 @@ class NumberInput(InputSettings):
         try:
             return number(cell)
         except DataError as error:
-            raise DataError(f"column '{column}': {error}") from None
+            raise ColumnError(column, str(error)) from None
 
     def fit(self, samples: Iterable[Sample]) -> Self:
         """With mean and standard deviation per column of the training rows, when the recipe gives none."""
@@ -55,6 +55,17 @@ class NumberInput(InputSettings):
         mean = np.mean(rows, axis=0, where=real)
         std = real_spread(mean, np.std(rows, axis=0, where=real), np.float64)
         return self.with_changes(mean=self.mean or mean.tolist(), std=self.std or np.where(std > 0, std, 1.0).tolist())
+
+    def scale(self) -> Scale | None:
+        """Of every column."""
+        if self.mean is None or self.std is None:
+            return None
+        return Scale(tuple(f"column '{column}'" for column in self.columns), self.mean, self.std)
+
+    def numbers(self, sample: Sample) -> np.ndarray:
+        """One row of all columns."""
+        cells = sample.values[:, 0]
+        return (cells if sample.mask is None else np.where(sample.mask, cells, np.nan))[None]
 
     def completed(self) -> tuple[Self, str | None]:
         """With mean 0 and standard deviation 1 where they are not known; no count depends on them."""

@@ -17,7 +17,7 @@ from perceivers.cells import number
 from perceivers.elements import Elements
 from perceivers.errors import DataError, MissingFileError, SpecError
 from perceivers.inputs.augment_series import SeriesAugmentation, augment_series_sample
-from perceivers.inputs.base import Input, InputSettings, Sample, Seed, collate_grid, moments
+from perceivers.inputs.base import Input, InputSettings, Sample, Scale, Seed, collate_grid, moments
 from perceivers.inputs.grid import GridInput
 from perceivers.inputs.held_grid import HeldGrid
 from perceivers.inputs.held_set import HeldSet
@@ -211,6 +211,10 @@ class SeriesInput(InputSettings):
     def augmenter(self, setting: SeriesAugmentation) -> Callable[[Sample, Seed], Sample]:
         """Jitter and scaling."""
         return partial(augment_series_sample, settings=setting)
+
+    def scale(self) -> Scale | None:
+        """Of every channel."""
+        return Scale.of_channels(self.mean, self.std)
 
     def completed(self) -> tuple[Self, str | None]:
         """With mean 0 and standard deviation 1 where they are not known; no count depends on them."""
