@@ -7,6 +7,9 @@ import numpy as np
 
 from perceivers.errors import DataError, near_miss
 
+# What programs write for a number that is not there, as readers of CSV know it for columns that hold numbers alone.
+NO_NUMBER = frozenset(("na", "n/a", "#n/a", "#na", "null", "none", "nan", "-nan"))
+
 
 def class_name(cell: Any) -> str | None:
     """A cell as a class name: None for empty and NaN; whole floats read as integers: 3.0 and 3 are one class."""
@@ -20,8 +23,8 @@ def class_name(cell: Any) -> str | None:
 
 
 def number(cell: Any) -> float:
-    """A cell as a number: NaN for None and empty text. Raises `DataError` for anything else that is not a number."""
-    if cell is None or (isinstance(cell, str) and not cell.strip()):
+    """A cell as a number: NaN for None, empty text and NA. Raises `DataError` for all else that is not a number."""
+    if cell is None or (isinstance(cell, str) and (not cell.strip() or cell.strip().lower() in NO_NUMBER)):
         return float("nan")
     try:
         if isinstance(cell, (str, bytes)) and ("_" in str(cell)):

@@ -332,7 +332,8 @@ def predict(
     predictor = model if isinstance(model, Predictor) else Predictor(model)
     rows = _rows(predictor, inputs, strict, advance)
     if out is not None:
-        write_rows(rows, Path(out))
+        # Whichever row fails first, scripts see one order of columns.
+        write_rows(rows, Path(out), last="error")
     return rows
 
 

@@ -55,7 +55,7 @@ def parse_settings(settings: type[SettingsType], data: Any, where: str) -> Setti
 def _explain(settings: type[BaseModel], data: Any, fault: Any) -> str:
     place = [str(part) for part in fault["loc"]]
     kind, context = fault["type"], fault.get("ctx", {})
-    dotted = ".".join(_without_tags(settings, place)) or "(top)"
+    dotted = ".".join(_without_tags(settings, place)) or "all of it"
     if kind == "extra_forbidden":
         known = _fields_at(settings, place[:-1])
         hint = near_miss(place[-1], known)

@@ -95,3 +95,9 @@ def test_what_only_float64_can_tell_apart():
 def test_underscores_are_no_part_of_a_number(cell):
     with pytest.raises(DataError, match="is not a number"):
         number(cell)
+
+
+@pytest.mark.parametrize("word", ["NA", " n/a ", "null", "NULL", "NaN", "#N/A", "None"])
+def test_words_for_no_number(word):
+    """As in a column of CSV that holds numbers alone: one bad cell must not change what the others mean."""
+    assert math.isnan(number(word))

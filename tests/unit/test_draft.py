@@ -6,6 +6,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
 import perceivers
@@ -15,7 +16,6 @@ from perceivers.errors import DataError
 from perceivers.training.draft import TargetNeededError, draft_recipe
 from perceivers.training.recipe import as_recipe, read_recipe
 
-Image = pytest.importorskip("PIL.Image")
 CLASSES = ["cat", "dog"]
 
 

@@ -4,6 +4,8 @@ import csv
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -140,10 +142,9 @@ def test_other_text_and_repeated_dates_are_not():
 
 
 def test_a_timestamp_of_a_parquet_file_is_left_out(tmp_path):
-    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    when = arrow.array(np.arange(20).astype("datetime64[s]"))
-    table = arrow.table({"when": when, "x": np.linspace(0, 1, 20), "label": CLASSES * 10})
-    parquet.write_table(table, tmp_path / "t.parquet")
+    when = pa.array(np.arange(20).astype("datetime64[s]"))
+    table = pa.table({"when": when, "x": np.linspace(0, 1, 20), "label": CLASSES * 10})
+    pq.write_table(table, tmp_path / "t.parquet")
     text = draft_recipe(tmp_path / "t.parquet")
     assert "when: dates or times" in flat(text)
     assert list(yaml.safe_load(text)["model"]["inputs"]) == ["numbers"]

@@ -186,8 +186,13 @@ class TestSource:
         toys.write_people(tmp_path, table)
         recipe = toys.recipe(data__bad_rows="skip", training__steps=1)
         train(recipe, out=tmp_path / "run", base=tmp_path, quiet=True)
-        found = evaluate(tmp_path / "run", quiet=True)
+        with pytest.warns(UserWarning, match=r"2 of 12 rows of the test split .* row 4, column 'age': 'old'"):
+            found = evaluate(tmp_path / "run", quiet=True)
         assert (found["samples"], found["skipped"]) == (10, 2)
+        listed = (tmp_path / "run" / "evaluation-test" / "skipped.csv").read_text().splitlines()
+        assert listed[1:] == [f"people.csv,{row},age,'old' is not a number." for row in (4, 8)]
+        with pytest.warns(UserWarning, match="2 of 12 rows"):
+            evaluate(tmp_path / "run", quiet=True)  # over the earlier one, which holds that file
 
 
 class TestOut:

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from perceivers.data.guess import guess_column, guess_split
 from perceivers.data.table import Table
-
-Image = pytest.importorskip("PIL.Image")
 
 
 def write_image(path, height, width, channels=3, value=0):
@@ -92,7 +92,6 @@ def test_a_channel_that_hides_nothing_does_not_count(tmp_path):
 
 
 def test_images_of_many_bands(tmp_path):
-    tifffile = pytest.importorskip("tifffile")
     tifffile.imwrite(tmp_path / "field.tif", np.zeros((13, 20, 30), np.uint16), photometric="minisblack")
     guess = guess_column(Table({"field": ["field.tif"] * 2}, "table", tmp_path), "field")
     assert (guess.facts["channels"], guess.facts["size"]) == (13, (20, 30))
@@ -111,3 +110,23 @@ def test_a_photograph_taken_upright(tmp_path):
 )
 def test_columns_that_are_no_split(values):
     assert guess_split(Table({"split": values * 4}, "table")) is None
+
+
+def test_a_slip_does_not_make_text_of_numbers(tmp_path):
+    cells = [str(n / 7) for n in range(60)]
+    guess = guess_column(Table({"proline": [*cells, "1,065"]}, "table"), "proline")
+    assert guess.kind == "number"
+    assert guess.why.endswith("; 1 of 61 cells are no number (first: '1,065'): repair them")
+    assert guess_column(Table({"proline": [*cells[:30], *["low"] * 30]}, "table"), "proline").kind != "number"
+
+
+def test_pictures_in_npy_files(tmp_path):
+    for n in range(3):
+        np.save(tmp_path / f"{n}.npy", np.zeros((40, 30, 3), np.uint8))
+    guess = guess_column(Table({"scene": [f"{n}.npy" for n in range(3)]}, "table", tmp_path), "scene")
+    assert (guess.kind, guess.facts["size"], guess.facts["channels"]) == ("image", (40, 30), 3)
+
+
+def test_split_words_say_what_they_are_whatever_the_column_is_called():
+    table = Table({"part": ["train", "test", "train"], "x": ["a", "b", "c"]}, "table")
+    assert guess_split(table) == ("part", {"train": "train", "test": "test"})

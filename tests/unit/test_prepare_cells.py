@@ -21,6 +21,7 @@ from perceivers.inputs.text import TextInput
 from perceivers.outputs.category import CategoryOutput
 from perceivers.outputs.number import NumberOutput
 from perceivers.settings import parse_settings
+from perceivers.training.run import train
 
 
 def prepared(folder: Path, inputs: Any, source: str = "t.jsonl", **settings: Any) -> Prepared:
@@ -121,3 +122,15 @@ def test_a_target_is_no_input(tmp_path, inputs, outputs, columns, said):
         f"column '{column}' is the target of output '{output}', and input '{name}' reads it too: the answer would be "
         "given away. Take it out of the input, or map another column in data.columns."
     )
+
+
+def test_what_was_left_out_is_told_where_the_rest_is_too_little(tmp_path):
+    """`bad_rows: skip` and a size that no picture has: the pictures are the fault, not what is left."""
+    table = toys.rows()
+    for row in table[:40]:
+        row["age"] = "old"
+    for row in table[40:]:
+        row["height"] = None
+    toys.write_people(tmp_path, table)
+    with pytest.raises(DataError, match=r"'height' has no number .* left out: people.csv, row 1, column 'age'"):
+        train(toys.recipe(data__bad_rows="skip"), out=tmp_path / "run", base=tmp_path, quiet=True)

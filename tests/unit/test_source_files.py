@@ -120,7 +120,7 @@ def test_what_is_no_source(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         open_source(tmp_path / "y.npy")
     np.save(tmp_path / "words.npy", np.array(["a", "b"]))
-    with pytest.raises(DataError, match="not numbers"):
+    with pytest.raises(DataError, match="wanted numbers"):
         open_source(tmp_path / "words.npy")
     np.save(tmp_path / "a.npy", PICTURE)
     with pytest.raises(DataError, match="window"):

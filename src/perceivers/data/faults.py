@@ -43,10 +43,16 @@ def cell_error(table: Table, index: int, column: str | None, reason: DataError) 
     message = str(reason)
     if column is None and isinstance(reason, ColumnError):
         column, message = reason.column, reason.reason
-    if isinstance(reason, MissingFileError) and table.base is not None:
+    if isinstance(reason, MissingFileError) and table.base is not None and not _is_absolute(table, index, column):
         message += " Paths in a table are relative to the table."
     fault = Fault(table.name, int(table.rows[index]), column or "", message)
     return CellError(str(fault), fault)
+
+
+def _is_absolute(table: Table, index: int, column: str | None) -> bool:
+    """Whether the cell names its file in full, so that it does not matter where the table is."""
+    cell = table.columns[column][index] if column is not None and column in table.columns else None
+    return isinstance(cell, str) and Path(cell).is_absolute()
 
 
 @dataclass

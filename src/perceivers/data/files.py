@@ -103,13 +103,13 @@ def read_splits(path: Path) -> dict[str, Table]:
     return tables
 
 
-def write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, *, last: str = "") -> None:
     """Writes rows to a `.jsonl`, `.ndjson`, `.csv`, `.tsv` or `.parquet` file: whole, or not at all.
 
-    Numpy values and paths become plain ones. CSV and Parquet have all columns of all rows in first-seen order; in
-    CSV, lists and dicts are JSON text. NaN and infinity are kept in Parquet only: they become null in JSON, which has
-    neither, and empty in CSV. When anything fails, the old file is as it was and there is no other. Raises
-    `DataError` naming the path and the reason.
+    Numpy values and paths become plain ones. CSV and Parquet have all columns of all rows in first-seen order, but for
+    `last`, which is behind them; in CSV, lists and dicts are JSON text. NaN and infinity are kept in Parquet only: they
+    become null in JSON, which has neither, and empty in CSV. When anything fails, the old file is as it was and there
+    is no other. Raises `DataError` naming the path and the reason.
     """
     path = Path(path)
     writer = WRITERS.get(path.suffix.lower())
@@ -121,7 +121,8 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
         for number, row in enumerate(rows, start=1)
     ]
     try:
-        replace_file(path, lambda file: writer(plain, names_of(plain), file, str(path)))
+        columns = sorted(names_of(plain), key=lambda name: name == last)
+        replace_file(path, lambda file: writer(plain, columns, file, str(path)))
     except OSError as error:
         kept = f" The '{path.name}' of before is unchanged." if path.is_file() else ""
         raise DataError(f"{path}: nothing was written: {error.strerror or error}.{kept}") from error

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from perceivers.cells import class_name, is_missing
+from perceivers.cells import class_name, is_missing, number
 from perceivers.data.files import IMAGE_SUFFIXES
 from perceivers.data.guess_cells import Guess, array_guess, image_guess, looks_like_array, spread
 from perceivers.data.table import TEST, TRAIN, VALIDATION, Table
@@ -16,10 +16,10 @@ LONGEST_TEXT = 1024  # bytes
 _ID_WORDS = {"id", "ids", "uid", "uuid", "guid", "index", "idx", "key", "row", "rowid", "unnamed"}
 _OWNERS = {"patient", "subject", "person", "participant", "user", "customer", "client", "group", "session", "device"}
 _OWNERS |= {"animal", "donor", "speaker", "author", "site", "visit", "family", "household"}
+MOSTLY, FEWEST_NUMBERS = 0.95, 20  # a column of text that is nearly all numbers is one of numbers, with slips
 FEWEST_GROUPS = 10  # fewer cannot be shared out among three splits
 _TIME = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d\S*( ?[+-]\d\d:?\d\d)?)?|\d\d:\d\d:\d\d\S*")
 _CODE = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{16,}")
-_SPLIT_NAMES = {"split", "fold", "set", "subset", "partition"}
 _SPLIT_VALUES = {
     TRAIN: {"train", "training"},
     VALIDATION: {"validation", "valid", "val", "dev"},
@@ -51,12 +51,13 @@ def guess_column(table: Table, name: str) -> Guess:
 def guess_split(table: Table) -> tuple[str, dict[str, str]] | None:
     """The column that says which split a row is in, and which of its values means which split; None when there is none.
 
-    It is called split, fold, set, subset or partition, and every row holds a word for training, validation or test.
+    Every row holds a word for training, validation or test, and there are two of these at least.
     """
     for name in table.columns:
-        if not _SPLIT_NAMES & set(_words(name)):
+        cells = table.columns[name]
+        if any(not isinstance(cell, str) for cell in cells):
             continue
-        values = {str(class_name(cell)) for cell in table.columns[name]}
+        values = {str(class_name(cell)) for cell in cells}
         meant = {split: value for split, known in _SPLIT_VALUES.items() for value in values if value.lower() in known}
         if TRAIN in meant and len(meant) > 1 and len(meant) == len(values):
             return name, meant
@@ -108,12 +109,28 @@ def _numbers(name: str, values: np.ndarray) -> Guess:
 
 
 def _strings(table: Table, name: str, cells: list[str]) -> Guess:
+    numbers, others = _as_numbers(cells)
+    if len(numbers) >= MOSTLY * len(cells) and len(numbers) >= FEWEST_NUMBERS:
+        found = _numbers(name, numbers[np.isfinite(numbers)])
+        shown = f"{len(others):,} of {len(cells):,} cells are no number (first: '{_short(others[0])}'): repair them"
+        return Guess(found.kind, f"{found.why}; {shown}", found.facts) if found.kind == "number" else found
     sample = spread(cells)
     if _most(cell.lower().endswith(IMAGE_SUFFIXES) for cell in sample):
         return image_guess(cells, table.base)
     if _most(looks_like_array(cell, table.base) for cell in sample):
         return array_guess(cells, table.base)
     return _classes(name, cells)
+
+
+def _as_numbers(cells: list[str]) -> tuple[np.ndarray, list[str]]:
+    """The cells that are numbers, and those that are not."""
+    numbers, others = [], []
+    for cell in cells:
+        try:
+            numbers.append(number(cell))
+        except DataError:
+            others.append(cell)
+    return np.array(numbers), others
 
 
 def _classes(name: str, cells: list[str]) -> Guess:

@@ -10,6 +10,7 @@ import numpy as np
 
 from perceivers.data.image_header import image_header
 from perceivers.errors import DataError
+from perceivers.inputs.npy import read_npy
 
 SAMPLE = 50  # cells whose files are opened
 MOST_CHANNELS = 16  # a 2-D list or array with at most so many columns is a series of channels, with more an image
@@ -59,10 +60,8 @@ def array_guess(cells: Sequence[Any], base: Path | None) -> Guess:
     opened = f"opened {len(arrays)} of {len(cells):,}" if are_files else f"{len(arrays):,} arrays"
     first = arrays[0]
     if first.ndim == 3 or (first.ndim == 2 and (first.dtype == np.uint8 or first.shape[1] > MOST_CHANNELS)):
-        if isinstance(cells[0], str):
-            return Guess(
-                "skip", f"{opened}: shape {first.shape}, too many axes for a series; save images as PNG or TIFF"
-            )
+        if isinstance(cells[0], str) and not are_files:
+            return Guess("skip", f"{opened}: shape {first.shape}, too many axes for a series; save images as files")
         return _image_of([(*a.shape[:2], a.shape[2] if a.ndim == 3 else 1) for a in arrays], opened, "")
     channels = {array.shape[1] if array.ndim == 2 else 1 for array in arrays}
     if len(channels) > 1 or first.ndim not in (1, 2):
@@ -122,7 +121,8 @@ def _array(cell: Any, base: Path | None) -> np.ndarray | None:
 
 def _load(path: Path) -> np.ndarray:
     if path.suffix.lower() == ".npy":
-        return np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            return read_npy(file, path.stat().st_size, f"'{path}'")
     return np.genfromtxt(path, delimiter=",", dtype=np.float64)
 
 

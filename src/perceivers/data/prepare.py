@@ -76,30 +76,39 @@ def fit_kinds(reader: Reader, train: Table, skip: bool) -> tuple[dict[str, Input
     Otherwise they are left to `read_split`, which refuses them; only their own cells are left out here, and a kind that
     has nothing else to learn from stays as it is.
     """
+    left_out = ""
     if skip:
-        train = train.take(_readable_rows(reader, train))
+        whole, (rows, faults) = train, _readable_rows(reader, train)
+        train = whole.take(rows)
+        # Where the rest is too little to learn from, the rows left out may be why.
+        left_out = f" {faults.bad} of {len(whole)} rows were left out: {faults.kept[0]}" if faults.bad else ""
     inputs: dict[str, InputSettings] = {}
     outputs: dict[str, OutputSettings] = {}
     for name, kind in reader.inputs.items():
         rows = _spread(reader.present_rows(train, name), kind.statistics_from)
         cells = _Cells(reader.input, train, name, rows)
-        with _named(f"{train.name}, input '{name}'", cells):
+        with _named(f"{train.name}, input '{name}'", cells, left_out):
             inputs[name] = kind
             inputs[name] = kind.fit(sample for sample in cells if sample is not None)
     for name, kind in reader.outputs.items():
         cells = _Cells(reader.target, train, name, range(len(train)))
-        with _named(f"{train.name}, output '{name}'", cells):
+        with _named(f"{train.name}, output '{name}'", cells, left_out):
             outputs[name] = kind
             outputs[name] = kind.fit(cells)
     return inputs, outputs
 
 
-def read_split(name: str, table: Table, reader: Reader, settings: DataSettings, advance: Advance) -> Split:
-    """Parse every row once; keep them when they fit in memory. Raises one `DataError` that lists the bad rows."""
+def read_split(
+    name: str, table: Table, reader: Reader, settings: DataSettings, advance: Advance
+) -> tuple[Split, SplitFaults]:
+    """Parse every row once; keep them when they fit in memory. With the split, what was left out as the settings allow.
+
+    Raises one `DataError` that lists the bad rows.
+    """
     split, faults = _read(name, table, reader, settings, advance)
     if split is None:
         raise faulty_rows([faults])
-    return split
+    return split, faults
 
 
 def _read(
@@ -209,7 +218,7 @@ class _Cells:
                 self.bad += 1
 
 
-def _readable_rows(reader: Reader, train: Table) -> list[int]:
+def _readable_rows(reader: Reader, train: Table) -> tuple[list[int], SplitFaults]:
     faults, good = SplitFaults(TRAIN, len(train)), []
     for index in range(len(train)):
         if found := reader.errors(train, index):
@@ -218,12 +227,12 @@ def _readable_rows(reader: Reader, train: Table) -> list[int]:
             good.append(index)
     if not good:
         raise faulty_rows([faults])
-    return good
+    return good, faults
 
 
 @contextmanager
-def _named(place: str, cells: _Cells) -> Iterator[None]:
-    """What a kind finds wrong with the training split as a whole, headed by file and name.
+def _named(place: str, cells: _Cells, left_out: str) -> Iterator[None]:
+    """What a kind finds wrong with the training split as a whole, after file and name and before what was left out.
 
     Where cells could not be read that is not the fault to tell of: those are.
     """
@@ -231,4 +240,4 @@ def _named(place: str, cells: _Cells) -> Iterator[None]:
         yield
     except DataError as error:
         if not cells.bad:
-            raise DataError(f"{place}: {error}") from None
+            raise DataError(f"{place}: {error}{left_out}") from None

@@ -12,6 +12,7 @@ import numpy as np
 from perceivers.bounded import GB
 from perceivers.errors import DataError, PerceiversError, missing_extra, unknown
 from perceivers.inputs import InputSettings
+from perceivers.inputs.npy import check_npy
 from perceivers.sources import Source
 
 Window = tuple[tuple[int, int], tuple[int, int]]
@@ -123,9 +124,13 @@ def _window(array: Any, window: Window, name: str) -> _Sliced:
 
 def _npy(path: Path) -> Any:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            check_npy(file, path.stat().st_size, f"'{path}'")
+    except DataError:
+        raise
     except (ValueError, EOFError) as error:
-        raise DataError(f"'{path}' is no .npy file of numbers: {error}.") from None
+        raise DataError(f"'{path}' is no .npy file of numbers, or is cut off: {error}.") from None
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def _tiff(path: Path) -> Any:

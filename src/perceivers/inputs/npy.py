@@ -14,14 +14,19 @@ _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0
 
 def read_npy(file: BinaryIO, size: int, what: str) -> np.ndarray:
     """The array in `file` of `size` bytes. Raises `DataError` for what is no numbers, `ValueError` for damage."""
+    check_npy(file, size, what)
+    file.seek(0)
+    return npy.read_array(file, allow_pickle=False)
+
+
+def check_npy(file: BinaryIO, size: int, what: str) -> None:
+    """Raises as `read_npy`, before anything is made room for."""
     shape, dtype = _header(file)
     if dtype.kind not in "uifb":
         raise DataError(f"{what} holds {dtype}; wanted numbers.")
     claimed, held = math.prod(shape) * dtype.itemsize, size - file.tell()
     if claimed > held or min(shape, default=0) < 0:
         raise ValueError(f"its header tells of shape {shape}, {claimed} bytes, but {held} bytes follow")
-    file.seek(0)
-    return npy.read_array(file, allow_pickle=False)
 
 
 def _header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:

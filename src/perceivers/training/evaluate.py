@@ -9,6 +9,7 @@ from typing import Any
 
 from perceivers.atomic import replace_folder
 from perceivers.data.digest import split_digest
+from perceivers.data.faults import SplitFaults, write_faults
 from perceivers.data.files import has_splits, read_table
 from perceivers.data.prepare import Split, open_source, read_split
 from perceivers.data.reader import Reader
@@ -24,6 +25,7 @@ from perceivers.training.scoring import Scores, score
 METRICS = "metrics.json"
 # The name of the one split of a table that was given by hand.
 ALL = "all"
+SKIPPED = "skipped.csv"
 
 
 def evaluate(
@@ -46,12 +48,13 @@ def evaluate(
          "classes": {output: {class: {precision, recall, f1, support}}},
          "without": {input: {output: {metric: value}}}}     only for models with several inputs
 
-    `skipped` are rows left out as the recipe's `bad_rows: skip` says; `absent` counts samples without an input and
-    `masked` an input's cells that are NaN, infinite or empty, `padded` those that fill up its length. `same_rows`:
-    whether the split is row for row the one of training (None: not known); with a warning when it is not, since it may
-    then hold training rows. Inputs and outputs without a column in `source` are absent, and not scored. A score that
-    the data cannot tell, as R² of one sample, is None. A confusion matrix is drawn for each output of classes. Raises
-    `ModelError`, `DataError`, or `TrainingError` when `out` is something else than an earlier evaluation.
+    `skipped` are rows left out as the recipe's `bad_rows: skip` says, which skipped.csv lists; `absent` counts samples
+    without an input and `masked` an input's cells that are NaN, infinite or empty, `padded` those that fill up its
+    length. `same_rows`: whether the split is row for row the one of training (None: not known); with a warning when it
+    is not, since it may then hold training rows. Inputs and outputs without a column in `source` are absent, and not
+    scored. A score that the data cannot tell, as R² of one sample, is None. A confusion matrix is drawn for each output
+    of classes. Raises `ModelError`, `DataError`, or `TrainingError` when `out` is something else than an earlier
+    evaluation.
     """
     folder = find_model(Path(model))
     if folder.name in ("", ".."):
@@ -59,7 +62,7 @@ def evaluate(
     reporter = Reporter(quiet)
     loaded = load(folder, device)
     recipe = read_recipe(folder / RECIPE) if (folder / RECIPE).is_file() else None
-    samples, skipped = _split(loaded, recipe, folder, source, split, reporter)
+    samples, faults = _split(loaded, recipe, folder, source, split, reporter)
     target = Path(out) if out is not None else _beside(folder, samples.name)
     _check_target(target)
     if any(output.labels() is not None for output in loaded.spec.outputs.values()):
@@ -71,7 +74,7 @@ def evaluate(
         "model": folder.name if folder.name != "model" else f"{folder.resolve().parent.name}/model",
         "split": samples.name,
         "samples": len(samples),
-        "skipped": skipped,
+        "skipped": faults.bad,
         "absent": samples.missing.absent,
         "masked": samples.missing.masked,
         "padded": samples.missing.padded,
@@ -81,10 +84,16 @@ def evaluate(
         "classes": {name: _per_class(loaded, name, counts) for name, counts in whole.confusion.items()},
         "without": without,
     }
-    _write(target, result, whole, loaded)
+    _write(target, result, whole, loaded, faults)
     reporter.close()
-    if skipped:
-        reporter.note(f"{skipped} bad rows of the {samples.name} split were left out")
+    if faults.bad:
+        place = "table" if samples.name == ALL else f"{samples.name} split"
+        warnings.warn(
+            f"{faults.bad} of {faults.rows} rows of the {place} could not be read and are not scored. The first: "
+            f"{faults.kept[0]} All: {target / SKIPPED}",
+            UserWarning,
+            stacklevel=2,
+        )
     reporter.note(f"scores and pictures: {target}")
     return result
 
@@ -96,8 +105,8 @@ def _beside(folder: Path, split: str) -> Path:
 
 def _split(
     model: Model, recipe: Recipe | None, folder: Path, source: str | None, split: str | None, reporter: Reporter
-) -> tuple[Split, int]:
-    """The samples to score, and how many rows were left out."""
+) -> tuple[Split, SplitFaults]:
+    """The samples to score, and what was wrong with the rows left out."""
     if source is None and recipe is None:
         raise DataError(f"'{folder}' holds no recipe, so it is not known what to score it on; give a source (--data).")
     if source is None:
@@ -110,10 +119,7 @@ def _split(
     name = split or (ALL if ALL in tables else recipe.evaluation.split if recipe else TEST)
     if name not in tables or not len(tables[name]):
         raise DataError(f"there is no split '{name}'.{near_miss(name, tables)} Splits: {', '.join(tables)}.")
-    samples = read_split(
-        name, tables[name], _reader(model, settings, tables[name], reporter), settings, reporter.advance
-    )
-    return samples, len(tables[name]) - len(samples)
+    return read_split(name, tables[name], _reader(model, settings, tables[name], reporter), settings, reporter.advance)
 
 
 def _reader(model: Model, settings: DataSettings, table: Table, reporter: Reporter) -> Reader:
@@ -191,16 +197,20 @@ def _per_class(model: Model, name: str, counts: list[list[int]]) -> dict[str, di
 def _check_target(target: Path) -> None:
     """An earlier evaluation is replaced; a folder with anything else in it is not ours to replace."""
     names = [p.name for p in target.iterdir() if not p.name.startswith(".")] if target.is_dir() else []
-    foreign = [n for n in names if n != METRICS and not (n.startswith("confusion-") and n.endswith(".png"))]
+    foreign = [
+        n for n in names if n not in (METRICS, SKIPPED) and not (n.startswith("confusion-") and n.endswith(".png"))
+    ]
     if (target.exists() and not target.is_dir()) or foreign or (names and METRICS not in names):
         raise TrainingError(f"'{target}' exists and is not an evaluation; give another folder by --out (out=…).")
 
 
-def _write(target: Path, result: Mapping[str, Any], scores: Scores, model: Model) -> None:
+def _write(target: Path, result: Mapping[str, Any], scores: Scores, model: Model, faults: SplitFaults) -> None:
     try:
         with replace_folder(target) as folder:
             text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
             (folder / METRICS).write_text(text, encoding="utf-8")
+            if faults.bad:
+                write_faults(faults.kept, folder / SKIPPED)
             for name, counts in scores.confusion.items():
                 labels = model.spec.outputs[name].labels() or ()
                 _draw_confusion(folder / f"confusion-{name}.png", counts, labels, name)

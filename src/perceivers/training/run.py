@@ -164,13 +164,13 @@ def _save_memory(model: Model, recipe: Recipe, reporter: Reporter) -> None:
         most = made.largest_batch
         cure = f"set training.batch_size to {most} or less" if most else "no batch fits: take a smaller model"
         raise TrainingError(
-            f"training needs {made.memory.training / 1e9:.2f} GB by estimate, more than training.memory_budget = "
+            f"training needs {made.memory.training / 1e9:.3g} GB by estimate, more than training.memory_budget = "
             f"{budget:g} GB, even with all that can be computed again; {cure}, or raise the budget."
         )
     model.encoder.save_memory(made.flat, made.recompute)
     changes = [*["keys and values by chunks"] * made.flat, *["latent blocks computed again"] * made.recompute]
     reporter.note(
-        f"memory: {made.memory.training / 1e9:.2f} of {budget:g} GB by estimate; {', '.join(changes) or 'as is'}"
+        f"memory: {made.memory.training / 1e9:.3g} of {budget:g} GB by estimate; {', '.join(changes) or 'as is'}"
     )
 
 
