@@ -29,6 +29,8 @@ Shape = tuple[int, int, int, int, int]
 def shapes(count: int, seed: int) -> list[Shape]:
     """`count` shapes drawn from what people have; none takes more than about a second."""
     widths = [(261, 3), (67, 3), (131, 1), (322, 64), (243, 48), (99, 3), (195, 3)]
+    # What a stem or patches hand on is wide itself.
+    widths += [(194, 128), (300, 256), (578, 512)]
     widths += [(c, c) for c in (32, 64, 128, 261, 512, 768)]
     every = itertools.product((1024, 4096, 16384, 50176, 147456), (16, 64, 256, 512), widths, (1, 2, 4, 8))
     fitting = [

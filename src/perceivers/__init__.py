@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from perceivers.models.convert import read_weights as read_weights
     from perceivers.models.presets import presets as presets
     from perceivers.models.weights import load as load
+    from perceivers.optical_flow import flow_picture as flow_picture
+    from perceivers.optical_flow import optical_flow as optical_flow
     from perceivers.predictor import Predictor as Predictor
     from perceivers.predictor import predict as predict
     from perceivers.sources import Source as Source
@@ -40,6 +42,8 @@ _PUBLIC = {
     "evaluate": "perceivers.training.evaluate",
     "predict": "perceivers.predictor",
     "Predictor": "perceivers.predictor",
+    "optical_flow": "perceivers.optical_flow",
+    "flow_picture": "perceivers.optical_flow",
     "LiveEncoder": "perceivers.live",
     "Source": "perceivers.sources",
     "open_source": "perceivers.data.sources",
@@ -54,9 +58,11 @@ __all__ = [
     "data_sets",
     "draft_recipe",
     "evaluate",
+    "flow_picture",
     "init",
     "load",
     "open_source",
+    "optical_flow",
     "picture_grid",
     "plan",
     "predict",

@@ -8,17 +8,26 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
-def axis_positions(cells: int, start: int = 0, stop: int | None = None) -> Float[Tensor, " m"]:
+def axis_positions(cells: int, start: int = 0, stop: int | None = None, end: bool = True) -> Float[Tensor, " m"]:
     """Positions of the cells `start` to `stop` of an axis of `cells`: `linspace(−1, 1, cells)`; float64.
 
-    Any cut of an axis gives the same numbers, so a grid can be read in parts.
+    Any cut of an axis gives the same numbers, so a grid can be read in parts. end: as in `cell_positions`.
     """
-    index = torch.arange(start, cells if stop is None else stop, dtype=torch.float64)
-    return (2 * index - max(cells - 1, 1)) / max(cells - 1, 1)
+    return cell_positions(torch.arange(start, cells if stop is None else stop), cells, end)
+
+
+def cell_positions(index: Shaped[Tensor, "*m"], cells: int, end: bool = True) -> Float[Tensor, "*m"]:
+    """Positions of the cells of those numbers on an axis of `cells`; float64.
+
+    end: the last cell is at 1; without it cell i is at −1 + 2·i/n, as the official code places queries that are some
+    of a grid [models.md §2].
+    """
+    steps = max(cells - 1, 1) if end else cells
+    return (2 * index.double() - steps) / steps
 
 
 def linear_positions(grid: Sequence[int], dtype: torch.dtype = torch.float32) -> Float[Tensor, "M A"]:

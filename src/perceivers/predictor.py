@@ -259,9 +259,9 @@ class Predictor:
             for name, prediction in self.model(batch.to(self.model.device)).items():
                 output = self.model.outputs[name]
                 assert isinstance(output, Output), "outputs are Outputs"
-                for answer, part in zip(answers, output.answer(name, prediction), strict=True):
+                for answer, part in zip(answers, output.answer(name, prediction, batch.inputs), strict=True):
                     answer.update(part)
-                lost = (~prediction.isfinite().all(-1)).nonzero().flatten().tolist()
+                lost = (~prediction.flatten(1).isfinite().all(-1)).nonzero().flatten().tolist()
                 failed.update(
                     dict.fromkeys(lost, f"'{name}' has no finite answer; look for extreme values in the row.")
                 )

@@ -22,7 +22,7 @@ from perceivers.inputs.base import Input, InputSettings, Sample, Seed, collate_g
 from perceivers.inputs.grid import GridInput
 from perceivers.inputs.lift import Conv
 from perceivers.inputs.position import Fourier
-from perceivers.outputs.base import Output, OutputSettings
+from perceivers.outputs.base import OneQuery, OneQuerySettings, Sizes
 from perceivers.settings import Settings
 
 ROWS = [f"{cold} {cold}; {cold} {warm}" for cold in range(8) for warm in (20, 30, 40)]
@@ -83,7 +83,7 @@ class HeatInput(InputSettings):
         return Conv(channels=4, kernel=3, stride=1, pool=False).build(2, 1)
 
 
-class GradeOutput(OutputSettings):
+class GradeOutput(OneQuerySettings):
     """One of several grades."""
 
     mixable: ClassVar[bool] = True
@@ -112,19 +112,19 @@ class GradeOutput(OutputSettings):
     def soft(self, target: torch.Tensor) -> torch.Tensor:
         return F.one_hot(target, len(self.grades)).float()
 
-    def build(self, query_channels: int, read_channels: int, averaging: bool = False) -> "GradeHead":
-        return GradeHead(self, query_channels, read_channels, averaging)
+    def build(self, sizes: Sizes) -> "GradeHead":
+        return GradeHead(self, sizes)
 
     @property
     def headline(self) -> tuple[str, Literal["max", "min"]]:
         return "hits", "max"
 
 
-class GradeHead(Output):
+class GradeHead(OneQuery):
     """Logits (B, grades)."""
 
-    def __init__(self, settings: GradeOutput, query_channels: int, read_channels: int, averaging: bool) -> None:
-        super().__init__(settings.query, query_channels, read_channels, len(settings.grades), averaging)
+    def __init__(self, settings: GradeOutput, sizes: Sizes) -> None:
+        super().__init__(settings.query, sizes, len(settings.grades))
         self.grades = settings.grades
 
     def loss(self, prediction: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -147,7 +147,7 @@ class GradeHead(Output):
     def confusion(self, metrics: Mapping[str, Any]) -> list[list[int]] | None:
         return metrics["table"].compute().tolist()
 
-    def answer(self, name: str, prediction: torch.Tensor) -> list[dict[str, Any]]:
+    def answer(self, name: str, prediction: torch.Tensor, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
         return [{name: self.grades[best]} for best in prediction.argmax(-1).tolist()]
 
 

@@ -7,14 +7,15 @@ import torch
 
 from perceivers.errors import DataError, SpecError
 from perceivers.outputs import KINDS, AnyOutput
+from perceivers.outputs.base import Context, Sizes
 from perceivers.outputs.category import UNKNOWN, CategoryOutput
 
 FITTED = CategoryOutput(classes=("cat", "cow", "dog"))
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 0.0, 3.0], [1.0, 1.5, -2.0]])
 
 
-def head(settings=FITTED, **arguments):
-    return settings.build(4, 5, **arguments)
+def head(settings=FITTED, averaging=False):
+    return settings.build(Sizes(4, 5, averaging, {}))
 
 
 def test_kinds_and_the_union_name_the_same_classes_by_their_kind():
@@ -80,7 +81,7 @@ def test_metrics_leave_out_the_unknown():
 
 
 def test_answers_are_plain_values_that_sum_to_one():
-    rows = head().answer("label", LOGITS)
+    rows = head().answer("label", LOGITS, {})
     assert [row["label"] for row in rows] == ["cat", "dog", "cow"]
     for row, logits in zip(rows, LOGITS, strict=True):
         assert list(row) == ["label", "label_probability", "label_probabilities"]
@@ -92,9 +93,12 @@ def test_answers_are_plain_values_that_sum_to_one():
 
 def test_one_learned_query_and_a_linear_head():
     module = head()
-    assert module.queries(2).shape == (2, 1, 4)
+    context = Context(2, {}, {}, None, LOGITS)
+    assert module.queries(context).shape == (2, 1, 4)
     answers = torch.randn(2, 1, 5)
-    torch.testing.assert_close(module.predict(answers), answers[:, 0] @ module.head.weight.T + module.head.bias)
+    torch.testing.assert_close(
+        module.predict(answers, context), answers[:, 0] @ module.head.weight.T + module.head.bias
+    )
     averaging = head(averaging=True)
     assert averaging.query is None
     assert not averaging.head.weight.any(), "the 2021 read-out starts at zero"

@@ -7,8 +7,10 @@ import torch
 
 from perceivers.errors import DataError, SpecError
 from perceivers.outputs import masked_mean
+from perceivers.outputs.base import Sizes
 from perceivers.outputs.number import NumberOutput
 
+SIZES = Sizes(4, 4, False, {})
 TWO = NumberOutput(columns=("x", "y"), mean=(10.0, 0.0), std=(2.0, 0.5))
 PREDICTION = torch.tensor([[1.0, -2.0], [0.5, 3.0], [0.0, 0.0]])
 NAN = math.nan
@@ -46,7 +48,7 @@ def test_statistics_of_the_known_targets():
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_losses_on_the_standardised_scale_over_the_known_columns(loss, formula, dtype):
-    module = TWO.with_changes(loss=loss).build(4, 4).to(dtype)
+    module = TWO.with_changes(loss=loss).build(SIZES).to(dtype)
     target = torch.tensor([[11.0, 0.0], [NAN, 1.0], [NAN, NAN]])
     prediction = PREDICTION.to(dtype, copy=True).requires_grad_()
     losses, known = module.loss(prediction, target)
@@ -66,7 +68,7 @@ def scores(module, prediction, target):
 
 
 def test_metrics_of_each_column_in_its_unit():
-    module = TWO.build(4, 4)
+    module = TWO.build(SIZES)
     metrics = module.metrics()
     target = torch.tensor([[11.0, 0.0], [NAN, 1.0], [NAN, NAN]])
     module.measure(metrics, PREDICTION, target)
@@ -88,7 +90,7 @@ def test_always_answering_the_mean_explains_nothing():
     noise = torch.randn(50, 2, generator=random, dtype=torch.float64)
     target = torch.tensor([40.0, 50_000.0]) + noise * torch.tensor([15.0, 20_000.0])
     settings = NumberOutput(columns=("age", "income")).fit(map(tuple, target.tolist()))
-    found = scores(settings.build(4, 4), torch.zeros(50, 2), target)
+    found = scores(settings.build(SIZES), torch.zeros(50, 2), target)
     assert [found[name] for name in ("r2_age", "r2_income", "r2")] == pytest.approx([0.0, 0.0, 0.0], abs=1e-9)
     assert 10 < found["mae_age"] < 15
     assert found["mae_income"] > 10_000
@@ -97,25 +99,25 @@ def test_always_answering_the_mean_explains_nothing():
 
 def test_the_headline_minds_every_column():
     settings = NumberOutput(columns=("age", "income"), mean=(40.0, 50_000.0), std=(15.0, 20_000.0))
-    module, target = settings.build(4, 4), torch.tensor([[25.0, 50_000.0], [55.0, 50_001.0]])
+    module, target = settings.build(SIZES), torch.tensor([[25.0, 50_000.0], [55.0, 50_001.0]])
     good = scores(module, torch.tensor([[-1.0, 0.1], [1.0, -0.1]]), target)
     poor = scores(module, torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), target)
     assert good["standardised_mae"] < poor["standardised_mae"]
 
 
 def test_a_column_without_targets_is_not_scored():
-    found = scores(TWO.build(4, 4), PREDICTION, torch.tensor([[11.0, NAN], [12.0, NAN], [NAN, NAN]]))
+    found = scores(TWO.build(SIZES), PREDICTION, torch.tensor([[11.0, NAN], [12.0, NAN], [NAN, NAN]]))
     assert set(found) == {"standardised_mae", "mae_x", "rmse_x", "r2_x", "r2"}
     assert found["r2"] == found["r2_x"]
 
 
 def test_answers_in_the_columns_units():
-    rows = TWO.build(4, 4).answer("place", PREDICTION)
+    rows = TWO.build(SIZES).answer("place", PREDICTION, {})
     assert rows[0] == {"place_x": 12.0, "place_y": -1.0}
-    one = NumberOutput(mean=(10.0,), std=(2.0,)).build(4, 4)
-    assert one.answer("age", torch.tensor([[1.5]])) == [{"age": 13.0}]
-    named = NumberOutput(columns=("years",), mean=(10.0,), std=(2.0,)).build(4, 4)
-    assert named.answer("age", torch.tensor([[1.5]])) == [{"age": 13.0}]
+    one = NumberOutput(mean=(10.0,), std=(2.0,)).build(SIZES)
+    assert one.answer("age", torch.tensor([[1.5]]), {}) == [{"age": 13.0}]
+    named = NumberOutput(columns=("years",), mean=(10.0,), std=(2.0,)).build(SIZES)
+    assert named.answer("age", torch.tensor([[1.5]]), {}) == [{"age": 13.0}]
 
 
 def test_times_in_seconds_keep_their_differences():
@@ -124,7 +126,7 @@ def test_times_in_seconds_keep_their_differences():
     settings = NumberOutput().fit(targets)
     assert settings.mean == (1.7e9 + 1,)
     assert settings.std == pytest.approx((math.sqrt(2 / 3),), rel=1e-12)
-    module = settings.build(4, 4)
+    module = settings.build(SIZES)
     wanted = settings.collate(targets)
     prediction = torch.tensor([[-1.0], [0.0], [0.0], [0.0]])
     losses, known = module.loss(prediction, wanted)
@@ -151,9 +153,9 @@ def test_faults():
     with pytest.raises(DataError, match=r"the same number .* in every training row; there is nothing to learn"):
         NumberOutput().fit([(0.1,)] * 7)
     with pytest.raises(SpecError, match="mean and std are not known yet"):
-        NumberOutput().build(4, 4)
+        NumberOutput().build(SIZES)
     with pytest.raises(SpecError, match="std has 1 numbers for 2 columns"):
-        NumberOutput(columns=("x", "y"), mean=(1.0, 1.0), std=(1.0,)).build(4, 4)
+        NumberOutput(columns=("x", "y"), mean=(1.0, 1.0), std=(1.0,)).build(SIZES)
 
 
 def test_masked_mean():

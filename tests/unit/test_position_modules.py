@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from perceivers.errors import DataError
-from perceivers.nn.position import FourierPosition, LearnedPosition, SinusoidalPosition
+from perceivers.nn.position import FourierPosition, LearnedPosition, RefinedPosition, SinusoidalPosition
 from perceivers.positions import fourier_features, linear_positions, sinusoidal_features
 
 LIKE = torch.zeros(1, dtype=torch.float64)
@@ -60,16 +61,38 @@ def test_fourier_of_coordinates():
     assert torch.equal(FourierPosition((9,), 3)(coords=coordinates), fourier_features(coordinates, 3, (9,)))
 
 
-def test_learned_table_and_projection():
+def test_learned_table():
     position = LearnedPosition((2, 3), 4)
     assert torch.equal(position(grid=(2, 3)), position.table)
     assert position.table.shape == (6, 4)
-    projected = LearnedPosition((2, 3), 4, project=7)
-    assert projected.channels == 7
-    with torch.no_grad():
-        projected.projection.bias.fill_(2.0)
-    wanted = projected.table @ projected.projection.weight.T + 2.0
-    torch.testing.assert_close(projected(grid=(2, 3)), wanted)
+
+
+@pytest.mark.parametrize(
+    "encoding", [LearnedPosition((4, 3), 5), FourierPosition((4, 3), 2), SinusoidalPosition(6, 12)]
+)
+def test_what_stands_behind_a_position(encoding):
+    grid = (12,) if isinstance(encoding, SinusoidalPosition) else (4, 3)
+    position = RefinedPosition(encoding, project=7, extra=2)
+    assert position.channels == 7
+    nn.init.normal_(position.projection.bias)
+    first, last = position.extra
+    wanted = position.projection(encoding(grid=grid, like=torch.zeros(()))).detach()
+    wanted = torch.relu(wanted + first(wanted))
+    wanted = wanted + last(wanted)
+    found = position(grid=grid, like=torch.zeros(()))
+    torch.testing.assert_close(found, wanted)
+    stop = 2 * math.prod(grid[1:])
+    torch.testing.assert_close(position.window(grid, 0, 2, torch.zeros(())), wanted[:stop])
+    assert RefinedPosition(encoding, None, 1).channels == encoding.channels
+
+
+@pytest.mark.parametrize("end", [True, False])
+def test_some_places_of_a_grid(end):
+    position = FourierPosition((4, 9), 3, end=end)
+    whole = position(grid=(4, 5), like=LIKE)
+    cells = torch.tensor([19, 0, 7, 7])
+    assert torch.equal(position.places((4, 5), cells, LIKE), whole[cells])
+    assert whole[-1, :2].tolist() == ([1.0, 1.0] if end else [0.5, 0.6])
 
 
 def test_learned_positions_have_one_size():

@@ -53,6 +53,8 @@ def predict(
 
 
 def _line(row: dict[str, Any]) -> str:
+    # Arrays, such as flow, are lists in JSON.
+    row = {name: cell.tolist() if hasattr(cell, "tolist") else cell for name, cell in row.items()}
     text = json.dumps(row, ensure_ascii=False, allow_nan=False)
     try:
         text.encode()

@@ -1,6 +1,7 @@
 """`perceivers weights show`: what a file of weights holds, of this library and of others."""
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,40 @@ def show(
         print(_json(stored))
     else:
         _show(stored)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="A pickle of DeepMind's, or a safetensors or npz file of its arrays.")],
+    out: Annotated[Path, typer.Option("--out", help="The model directory to write.")],
+    preset: Annotated[str | None, typer.Option(help="The published model whose weights they are.")] = None,
+    spec: Annotated[Path | None, typer.Option(help="A JSON or YAML file with the spec instead.")] = None,
+) -> None:
+    """Make a model directory, which perceivers.load opens, of official weights."""
+    from perceivers.models.convert import import_weights
+
+    made = import_weights(source, out, preset=preset, spec=spec)
+    print(f"{made}: {sum(p.stat().st_size for p in made.iterdir()):,} bytes; perceivers.load opens it")
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="Recorded vectors: an npz of parameters, inputs and outputs.")],
+) -> None:
+    """Compute the outputs that are recorded in a file again; exit 1 where one is off, 2 for what is not verified."""
+    from perceivers.models.convert import UnsupportedRecordingError, compare
+
+    try:
+        found = compare(file)
+    except UnsupportedRecordingError as error:
+        print(f"not verified: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    width = max(len(name) for name in found)
+    for name, comparison in found.items():
+        said = "" if comparison.within else "  outside 1e-4 + 1e-4 · |recorded|"
+        print(f"{name:<{width}}  absolute {comparison.absolute:.2e}  relative {comparison.relative:.2e}{said}")
+    if not all(comparison.within for comparison in found.values()):
+        raise typer.Exit(1)
 
 
 def _json(stored: "Stored") -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from perceivers.data.image_header import image_header
 from perceivers.errors import DataError
-from perceivers.inputs.npy import read_npy
+from perceivers.npy import read_npy
 
 SAMPLE = 50  # cells whose files are opened
 MOST_CHANNELS = 16  # a 2-D list or array with at most so many columns is a series of channels, with more an image

@@ -12,7 +12,7 @@ import numpy as np
 from perceivers.bounded import GB
 from perceivers.errors import DataError, PerceiversError, missing_extra, unknown
 from perceivers.inputs import InputSettings
-from perceivers.inputs.npy import check_npy
+from perceivers.npy import check_npy
 from perceivers.sources import Source
 
 Window = tuple[tuple[int, int], tuple[int, int]]

@@ -9,12 +9,14 @@ from perceivers.inputs.augment_series import SeriesAugmentation
 from perceivers.inputs.base import Input, InputSettings, Sample, Seed, unknown_input
 from perceivers.inputs.category import CategoryInput
 from perceivers.inputs.image import ImageInput
+from perceivers.inputs.image_pair import ImagePairInput
 from perceivers.inputs.number import NumberInput
 from perceivers.inputs.series import SeriesInput
 from perceivers.inputs.text import TextInput
 
 KINDS: dict[str, type[InputSettings]] = {
     "image": ImageInput,
+    "image_pair": ImagePairInput,
     "series": SeriesInput,
     "number": NumberInput,
     "category": CategoryInput,
@@ -23,6 +25,8 @@ KINDS: dict[str, type[InputSettings]] = {
 
 AnyAugmentation = Annotated[ImageAugmentation | SeriesAugmentation, Field(discriminator="kind")]
 
-AnyInput = Annotated[ImageInput | SeriesInput | NumberInput | CategoryInput | TextInput, Field(discriminator="kind")]
+AnyInput = Annotated[
+    ImageInput | ImagePairInput | SeriesInput | NumberInput | CategoryInput | TextInput, Field(discriminator="kind")
+]
 
 __all__ = ["KINDS", "AnyAugmentation", "AnyInput", "Input", "InputSettings", "Sample", "Seed", "unknown_input"]

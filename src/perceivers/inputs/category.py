@@ -10,7 +10,7 @@ from perceivers.cells import cells_of, class_name
 from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError, near_miss
 from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid
-from perceivers.inputs.columns import CategoryCells
+from perceivers.inputs.columns import CategoryCells, OneHotCell
 from perceivers.settings import Names
 
 
@@ -21,10 +21,16 @@ class CategoryInput(InputSettings):
     drafted_name: ClassVar[str] = "categories"
     kind: Literal["category"] = "category"
     columns: Names
-    channels: PositiveInt = 64
-    """C: width of a cell's vector."""
+    channels: PositiveInt | Literal["classes"] = 64
+    """C: width of a cell's learned vector; `classes`: of one column, 1 for its class and 0 for the others."""
     classes: Mapping[str, Names] | None = None
     """Class names of each column. None: learned from the training split."""
+
+    @model_validator(mode="after")
+    def _one_hot_of_one(self) -> Self:
+        if self.channels == "classes" and len(self.columns) > 1:
+            raise ValueError("channels: classes is for one column; give each column an input of its own")
+        return self
 
     @model_validator(mode="after")
     def _classes_of_every_column(self) -> Self:
@@ -98,4 +104,6 @@ class CategoryInput(InputSettings):
                 "category: classes are not known yet. perceivers.train learns them from the training split; "
                 "to build without training give the class names of every column."
             )
+        if self.channels == "classes":
+            return OneHotCell(len(self.classes[self.columns[0]]))
         return CategoryCells([len(self.classes[column]) for column in self.columns], self.channels)

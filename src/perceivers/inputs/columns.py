@@ -64,3 +64,20 @@ class CategoryCells(Input):
             index = torch.where(elements.mask, index, index.new_zeros(()))
         content = self.embedding(index + self.offsets)
         return Lifted(content, self.position(grid=elements.grid), elements.mask, add=True)
+
+
+class OneHotCell(Input):
+    """One class as an element of as many channels as there are classes, 1 for it and 0 for the others; no parameters.
+
+    The values are (B, 1, 1) indices [official one-hot preprocessor].
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.channels = classes
+        self.register_buffer("like", torch.zeros(()), persistent=False)
+
+    def forward(self, elements: Elements) -> Lifted:
+        """Content (B, 1, C), no position, mask."""
+        content = nn.functional.one_hot(elements.values[..., 0].long(), self.channels)
+        return Lifted(content.to(self.get_buffer("like").dtype), None, elements.mask)

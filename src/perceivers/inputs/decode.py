@@ -10,7 +10,7 @@ import numpy as np
 
 from perceivers.bounded import GB, read_bounded
 from perceivers.errors import DataError, MissingFileError, missing_extra
-from perceivers.inputs.npy import START, read_npy
+from perceivers.npy import START, read_npy
 
 # What is read. Formats that can run programs or hang the reader (EPS, FITS, …) are not on the list.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "PPM", "TIFF")

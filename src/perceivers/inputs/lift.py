@@ -5,13 +5,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+import torch
+from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
 from perceivers.errors import SpecError
 from perceivers.inputs.base import linear_flops
 from perceivers.nn.initialisers import plain_linear
-from perceivers.nn.stem import ConvStem, any_in_patch, space_to_depth
+from perceivers.nn.stem import ConvStem, any_in_patch, space_to_depth, windows_around
 from perceivers.settings import Settings
 
 
@@ -44,19 +45,19 @@ class Lift(nn.Module, ABC):
 
 
 class _Cells(Lift):
-    """Every raw cell is an element."""
+    """Every stride-th raw cell is an element."""
 
-    unit = 1
-
-    def __init__(self, inputs: int) -> None:
+    def __init__(self, inputs: int, stride: int = 1) -> None:
         super().__init__()
         self.channels = inputs
+        self.stride = self.unit = stride
 
     def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
-        return tuple(grid)
+        return tuple(-(-n // self.stride) for n in grid)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return x.flatten(1, -2), None if mask is None else mask.flatten(1)
+        every = (slice(None), *[slice(None, None, self.stride)] * (x.ndim - 2))
+        return x[every].flatten(1, -2), None if mask is None else mask[every].flatten(1)
 
 
 class _Patches(Lift):
@@ -88,21 +89,40 @@ class _Patches(Lift):
         return (content if self.linear is None else self.linear(content)), mask
 
 
-class _Conv1x1(Lift):
+class _Conv1x1(_Cells):
     """A 1×1 convolution with a stride: a linear on every stride-th cell [official `conv1x1`]."""
 
     def __init__(self, inputs: int, channels: int, stride: int) -> None:
-        super().__init__()
+        super().__init__(channels, stride)
         self.linear = plain_linear(inputs, channels)
-        self.stride = self.unit = stride
-        self.channels = channels
-
-    def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
-        return tuple(-(-n // self.stride) for n in grid)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        every = (slice(None), *[slice(None, None, self.stride)] * (x.ndim - 2))
-        return self.linear(x[every]).flatten(1, -2), None if mask is None else mask[every].flatten(1)
+        cells, mask = super().forward(x, mask)
+        return self.linear(cells), mask
+
+
+class _Windows(Lift):
+    """The cells around each cell of several images on one grid, side by side, through a linear.
+
+    A cell is masked when it is itself; a masked cell in a window is zero.
+    """
+
+    unit = None
+
+    def __init__(self, inputs: int, size: int, images: int, channels: int | None) -> None:
+        super().__init__()
+        self.size, self.images = size, images
+        raw = size * size * inputs
+        self.linear = plain_linear(raw, channels) if channels else None
+        self.channels = channels or raw
+
+    def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
+        return tuple(grid)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        around = torch.cat([windows_around(image, self.size) for image in x.chunk(self.images, dim=-1)], dim=-1)
+        content = around.flatten(1, 2)
+        return (content if self.linear is None else self.linear(content)), None if mask is None else mask.flatten(1)
 
 
 class _Conv(Lift):
@@ -137,10 +157,34 @@ class Pixels(Settings):
     """Every pixel is an element."""
 
     kind: Literal["pixels"] = "pixels"
+    stride: PositiveInt = 1
+    """Of each axis only every stride-th [official `pixels` with spatial_downsample]."""
 
     def build(self, axes: int, inputs: int) -> Lift:
         """The module for `inputs` channels on a grid of `axes` axes."""
-        return _Cells(inputs)
+        return _Cells(inputs, self.stride)
+
+
+class Windows(Settings):
+    """Every pixel with those around it, of both images of a pair, through a linear [official optical flow model]."""
+
+    kind: Literal["windows"] = "windows"
+    size: int = Field(default=3, ge=1, json_schema_extra={"not": {"multipleOf": 2}})
+    """Pixels on a side; odd."""
+    channels: PositiveInt | None = 64
+    """Width of the linear; None: the raw windows."""
+
+    @field_validator("size")
+    @classmethod
+    def _odd(cls, size: int) -> int:
+        if size % 2 == 0:
+            raise ValueError(f"a window around a pixel has an odd side; use {size - 1} or {size + 1}")
+        return size
+
+    def build(self, axes: int, inputs: int) -> Lift:
+        """The module for `inputs` channels of both images together."""
+        assert axes == 2, "of images"
+        return _Windows(inputs, self.size, 2, self.channels)
 
 
 class Samples(Settings):

@@ -6,11 +6,25 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 
 from perceivers.errors import SpecError
-from perceivers.nn.position import FourierPosition, LearnedPosition, SinusoidalPosition
+from perceivers.nn.position import FourierPosition, LearnedPosition, RefinedPosition, SinusoidalPosition
 from perceivers.settings import Settings
 
 
-class Fourier(Settings):
+class _Refined(Settings):
+    """What may stand behind any position encoding."""
+
+    project: PositiveInt | None = None
+    """Width of a linear behind it [official `project_pos_dim`]."""
+    extra: int = Field(default=0, ge=0, le=16)
+    """Further residual linears, with a ReLU between them [official `n_extra_pos_mlp`]."""
+    join: Literal["concat", "add"] = "concat"
+
+    def refined(self, encoding: "FourierPosition | SinusoidalPosition | LearnedPosition") -> nn.Module:
+        """The encoding with what stands behind it."""
+        return RefinedPosition(encoding, self.project, self.extra) if self.project or self.extra else encoding
+
+
+class Fourier(_Refined):
     """Fourier features of position: K bands an axis from 1 to μ/2 [P1 §3.2]."""
 
     kind: Literal["fourier"] = "fourier"
@@ -21,7 +35,6 @@ class Fourier(Settings):
     concat_position: bool = True
     """Keep the raw coordinate as the first channels."""
     sine_only: bool = False
-    join: Literal["concat", "add"] = "concat"
 
     def build(self, grid: tuple[int, ...]) -> nn.Module:
         """The module, for a grid (or for coordinates of as many axes)."""
@@ -30,37 +43,33 @@ class Fourier(Settings):
                 f"a fourier position's resolution has {len(self.resolution)} axes {self.resolution}, "
                 f"this input has {len(grid)}; give one number an axis, or leave it out to take the grid's."
             )
-        return FourierPosition(self.resolution or grid, self.bands, self.concat_position, self.sine_only)
+        return self.refined(FourierPosition(self.resolution or grid, self.bands, self.concat_position, self.sine_only))
 
 
-class Learned(Settings):
+class Learned(_Refined):
     """A trainable array, one row a grid cell [P1 §3.2]."""
 
     kind: Literal["learned"] = "learned"
     channels: PositiveInt = 64
     init_std: float = Field(default=0.02, gt=0)
     """Scale of the truncated normal; P1 Table 2 found 1.0 best for ImageNet, released IO models use 0.02."""
-    project: PositiveInt | None = None
-    """Width of a linear behind the array."""
-    join: Literal["concat", "add"] = "concat"
 
     def build(self, grid: tuple[int, ...]) -> nn.Module:
         """The module, for exactly this grid."""
-        return LearnedPosition(grid, self.channels, self.init_std, self.project)
+        return self.refined(LearnedPosition(grid, self.channels, self.init_std))
 
 
-class Sinusoidal(Settings):
+class Sinusoidal(_Refined):
     """Transformer sinusoids, one axis [Vaswani et al. 2017 §3.5]."""
 
     kind: Literal["sinusoidal"] = "sinusoidal"
     channels: int = Field(default=64, gt=0, multiple_of=2)
-    join: Literal["concat", "add"] = "concat"
 
     def build(self, grid: tuple[int, ...]) -> nn.Module:
         """The module; the grid has one axis."""
         if len(grid) != 1:
             raise SpecError(f"a sinusoidal position has one axis, this input has {len(grid)}; use fourier or learned.")
-        return SinusoidalPosition(self.channels, grid[0])
+        return self.refined(SinusoidalPosition(self.channels, grid[0]))
 
 
 class NoPosition(Settings):

@@ -22,8 +22,8 @@ from perceivers.inputs.grid import GridInput
 from perceivers.inputs.held_grid import HeldGrid
 from perceivers.inputs.held_set import HeldSet
 from perceivers.inputs.lift import Conv, Samples, SeriesLift
-from perceivers.inputs.npy import read_npy
 from perceivers.inputs.position import Fourier, Learned, NoPosition, Position
+from perceivers.npy import read_npy
 from perceivers.settings import Settings
 from perceivers.sources import Source
 

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import nn
 
+from perceivers.byte_tokens import MASK, VOCABULARY, ids_of, to_bytes
 from perceivers.cells import class_name
 from perceivers.elements import Elements
 from perceivers.errors import DataError
@@ -15,10 +16,6 @@ from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid, j
 from perceivers.inputs.position import Learned, NoPosition, Position
 from perceivers.nn.initialisers import learned_array
 from perceivers.nn.lifted import Lifted
-
-# PAD, BOS, EOS, MASK, CLS, SEP come first; a byte's id is its value + 6.
-SPECIAL_TOKENS = 6
-VOCABULARY = 256 + SPECIAL_TOKENS
 
 
 class TextInput(InputSettings):
@@ -45,26 +42,10 @@ class TextInput(InputSettings):
         return f"{why}; longer ones are cut at the end", {"kind": "text", **facts, "overflow": "truncate"}
 
     def parse(self, value: Any) -> Sample:
-        """A str, or bytes that must be UTF-8."""
-        if isinstance(value, (bytes, bytearray)):
-            try:
-                bytes(value).decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"the text is not UTF-8: byte {error.start} is 0x{value[error.start]:02x}; save it as UTF-8."
-                ) from None
-            data = bytes(value)
-        elif isinstance(value, (str, int, float, np.generic)):
-            # As class names: a column of whole numbers is 7 in one table and 7.0 in another.
-            text = value if isinstance(value, str) else class_name(value)
-            if text is None:
-                raise DataError("got NaN, not a text; leave the cell empty, or give None, where there is none.")
-            try:
-                data = text.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise DataError(f"the text cannot be UTF-8: character {error.start} is half of a pair.") from None
-        else:
-            raise DataError(f"got a {type(value).__name__}, not a text; give a str, or bytes in UTF-8.")
+        """A str, bytes that must be UTF-8, or {"text": …, "mask": [[start, stop], …]}: bytes that are to be guessed."""
+        if isinstance(value, Mapping):
+            return self._masked(value)
+        data = _bytes(value)
         if len(data) > self.length:
             if self.overflow == "error":
                 raise DataError(
@@ -73,8 +54,26 @@ class TextInput(InputSettings):
                 )
             data = data[: self.length]
         values = np.zeros((self.length, 1), np.int64)
-        values[: len(data), 0] = np.frombuffer(data, np.uint8).astype(np.int64) + SPECIAL_TOKENS
+        values[: len(data), 0] = ids_of(data)
         return Sample(values, mask=np.arange(self.length) < len(data), padding=self.length - len(data))
+
+    def _masked(self, value: Mapping[str, Any]) -> Sample:
+        unknown = [key for key in value if key not in ("text", "mask")]
+        if unknown or "text" not in value:
+            raise DataError(f"got {{{', '.join(map(str, value))}}}; wanted {{text: …, mask: [[start, stop], …]}}.")
+        sample = self.parse(value["text"])
+        assert sample.mask is not None, "of padding"
+        count = int(sample.mask.sum())
+        runs = value.get("mask") or []
+        for run in runs:
+            whole = isinstance(run, (list, tuple)) and len(run) == 2 and all(isinstance(n, int) for n in run)
+            if not whole or not 0 <= run[0] < run[1] <= count:
+                raise DataError(
+                    f"mask holds {run!r}; wanted [start, stop], start before stop: bytes of the text, "
+                    f"which has {count}."
+                )
+            sample.values[run[0] : run[1]] = MASK
+        return sample
 
     def elements(self) -> int:
         """M: one element a byte."""
@@ -87,15 +86,16 @@ class TextInput(InputSettings):
     def build(self) -> Input:
         """The module."""
         if isinstance(self.position, NoPosition):
-            return Bytes(self.channels, None, add=False)
-        return Bytes(self.channels, self.position.build((self.length,)), add=self.position.join == "add")
+            return Bytes(self.length, self.channels, None, add=False)
+        return Bytes(self.length, self.channels, self.position.build((self.length,)), add=self.position.join == "add")
 
 
 class Bytes(Input):
     """Embeds ids and adds or appends their positions. Embeddings start as a unit normal cut at ±2 [haiku `Embed`]."""
 
-    def __init__(self, channels: int, position: nn.Module | None, add: bool) -> None:
+    def __init__(self, length: int, channels: int, position: nn.Module | None, add: bool) -> None:
         super().__init__()
+        self.length = length
         self.embedding = nn.Embedding(VOCABULARY, channels, _weight=learned_array(VOCABULARY, channels, std=1.0))
         self.position = position
         self.add = add
@@ -109,3 +109,16 @@ class Bytes(Input):
         content = self.embedding(ids)
         position = None if self.position is None else self.position(grid=elements.grid, like=content)
         return Lifted(content, position, elements.mask, self.add)
+
+
+def _bytes(value: Any) -> bytes:
+    """Raises `DataError` for what is no text."""
+    if isinstance(value, (str, bytes, bytearray)):
+        return to_bytes(value)
+    if not isinstance(value, (int, float, np.generic)):
+        raise DataError(f"got a {type(value).__name__}, not a text; give a str, or bytes in UTF-8.")
+    # As class names: a column of whole numbers is 7 in one table and 7.0 in another.
+    text = class_name(value)
+    if text is None:
+        raise DataError("got NaN, not a text; leave the cell empty, or give None, where there is none.")
+    return to_bytes(text)

@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from perceivers.errors import SpecError
 from perceivers.models.model import Fusion, Model
 from perceivers.models.spec import AttentionSpec, AverageDecoderSpec, CrossDecoder, EncoderSpec, Spec, as_spec
 from perceivers.nn import MLP, AverageDecoder, CrossAttend, Decoder, Encoder, SelfAttend
+from perceivers.nn.initialisers import plain_linear
 from perceivers.nn.perceiver import encoder_order
+from perceivers.outputs.base import Sizes
 
 
 def build(spec: "Spec | Mapping[str, Any]", device: torch.device | str = "cpu", seed: int | None = None) -> Model:
@@ -28,19 +31,53 @@ def build(spec: "Spec | Mapping[str, Any]", device: torch.device | str = "cpu", 
         return _build(spec)
 
 
+def fill(model: Model, tensors: Mapping[str, Tensor]) -> None:
+    """Make `model`, from the meta device, one with the weights `tensors`, where they are; all names must fit."""
+    model.load_state_dict(tensors, assign=True)
+    # The modules below are made for their buffers only; the weights that they draw must not move anyone's generator.
+    with torch.random.fork_rng(devices=[]):
+        for name, module in model.inputs.items():
+            if _has_own_buffers(module):
+                _fill_buffers(module, model.spec.inputs[name].build(), model.encoder.latents)
+        for name, module in model.outputs.items():
+            if _has_own_buffers(module):
+                source = model.spec.outputs[name].build(Sizes(1, 1, False, model.inputs))  # pyright: ignore[reportArgumentType]
+                _fill_buffers(module, source, model.encoder.latents)
+
+
+def _has_own_buffers(module: nn.Module) -> bool:
+    """Whether it has buffers that a state dict leaves out: statistics that live in the spec."""
+    return any(part._non_persistent_buffers_set for part in module.modules())
+
+
+def _fill_buffers(module: nn.Module, source: nn.Module, like: Tensor) -> None:
+    """Copy the buffers that a state dict leaves out into a module from meta.
+
+    They take the device of `like`, and those of real numbers its dtype, as if the whole model had been converted.
+    """
+    for name, buffer in source.named_buffers():
+        owner, _, leaf = name.rpartition(".")
+        target = module.get_submodule(owner)
+        if leaf in target._non_persistent_buffers_set:
+            dtype = like.dtype if buffer.is_floating_point() else buffer.dtype
+            target.register_buffer(leaf, buffer.to(like.device, dtype), persistent=False)
+
+
 def _build(spec: Spec) -> Model:
     inputs = {name: spec.inputs[name].build() for name in sorted(spec.inputs)}
     widths = {name: module.channels for name, module in inputs.items()}
-    fusion = Fusion(widths, spec.encoder.padding) if len(inputs) > 1 else None
+    fusion = Fusion(widths, spec.encoder.padding, spec.encoder.masking) if len(inputs) > 1 else None
     channels = fusion.channels if fusion else next(iter(widths.values()))
     encoder = _encoder(spec, channels)
     averaging = isinstance(spec.decoder, AverageDecoderSpec)
-    queries = {name: output.query.channels or spec.latents.channels for name, output in spec.outputs.items()}
+    queries = {name: output.query_channels(spec.latents.channels, inputs) for name, output in spec.outputs.items()}
     read = dict.fromkeys(queries, spec.latents.channels) if averaging else queries
     several = len(queries) > 1 and isinstance(spec.decoder, CrossDecoder)
     query_fusion = Fusion(queries, spec.decoder.padding) if several and isinstance(spec.decoder, CrossDecoder) else None
     asked = {name: query_fusion.channels if query_fusion else read[name] for name in queries}
-    outputs = {name: spec.outputs[name].build(queries[name], asked[name], averaging) for name in sorted(queries)}
+    shared = spec.decoder.output_channels if isinstance(spec.decoder, CrossDecoder) else None
+    sizes = {name: Sizes(queries[name], shared or asked[name], averaging, inputs) for name in queries}
+    outputs = {name: spec.outputs[name].build(sizes[name]) for name in sorted(queries)}
     return Model(spec, inputs, fusion, encoder, outputs, query_fusion, _decoder(spec, max(asked.values())))
 
 
@@ -94,4 +131,4 @@ def _decoder(spec: Spec, query_channels: int) -> Decoder | AverageDecoder:
     cross = CrossAttend(
         query_channels, spec.latents.channels, d.heads, d.qk_channels, d.v_channels, mlp, d.query_residual
     )
-    return Decoder(cross)
+    return Decoder(cross, plain_linear(query_channels, d.output_channels) if d.output_channels else None)

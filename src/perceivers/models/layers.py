@@ -46,7 +46,7 @@ def layers_of(model: Model, alive: Alive) -> tuple[Layer, ...]:
         found.append(Layer(f"{len(layers)} self-attends", {}, {}, _seconds(products), size, kept))
     if isinstance(model.decoder, Decoder):
         cross, latents = model.decoder.cross_attend, model.spec.latents.count
-        queries = sum(output.count for output in model_outputs(model).values())
+        queries = sum(output.count(alive.elements) for output in model_outputs(model).values())
         products = _products(cross.attention, cross.mlp, queries, latents)
         size = _bytes(cross.attention, cross.mlp, queries, latents)
         found.append(

@@ -95,7 +95,7 @@ class Alive:
                 found += [_step(layer.attention, layer.mlp, latents) for layer in block_layers(model, index)]
         if isinstance(model.decoder, Decoder):
             cross = model.decoder.cross_attend
-            queries = sum(output.count for output in model_outputs(model).values())
+            queries = sum(output.count(self.elements) for output in model_outputs(model).values())
             found.append(_step(cross.attention, cross.mlp, queries, latents))
         return found
 

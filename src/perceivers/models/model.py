@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup
 
 from perceivers.cells import is_missing
 from perceivers.elements import Batch, Elements
-from perceivers.errors import DataError, unknown
+from perceivers.errors import DataError, SpecError, unknown
 from perceivers.inputs import Input, unknown_input
 from perceivers.models.sharding import own_share
 from perceivers.models.spec import Spec
@@ -19,7 +19,7 @@ from perceivers.nn import AverageDecoder, Decoder, Encoder
 from perceivers.nn.initialisers import learned_array
 from perceivers.nn.lifted import Lifted
 from perceivers.nn.streamed import Gathered, Streamed
-from perceivers.outputs import Output
+from perceivers.outputs import Context, Output
 from perceivers.sources import Source
 
 # Declared one by one, so that a caller who knows which one it is still knows it afterwards.
@@ -30,17 +30,34 @@ class Fusion(nn.Module):
     """Several arrays of elements as one: each padded to the same channels by a trainable embedding of its own.
 
     channels: name → C. `padding` channels are added to the widest. Arrays are joined in sorted order of their names
-    [models.md §1 and §3: multimodal preprocessor and decoder].
+    [models.md §1 and §3: multimodal preprocessor and decoder]. masking: name → the chance that an element is replaced
+    by a learned one.
     """
 
-    def __init__(self, channels: Mapping[str, int], padding: int) -> None:
+    def __init__(self, channels: Mapping[str, int], padding: int, masking: Mapping[str, float] | None = None) -> None:
         super().__init__()
         self.channels = max(channels.values()) + padding
         self.embeddings = nn.ParameterDict({n: learned_array(1, self.channels - channels[n]) for n in sorted(channels)})
+        self.masking = dict(masking or {})
+        self.mask_tokens = nn.ParameterDict({n: learned_array(1, self.channels) for n in sorted(self.masking)})
 
     def pad(self, name: str, x: Tensor) -> Tensor:
         """(B, M, c) of that name → (B, M, channels)."""
         return torch.cat([x, self.embeddings[name].expand(*x.shape[:2], -1)], dim=-1)
+
+    def always_masked(self, name: str) -> bool:
+        """Whether what the input of that name holds is never read."""
+        return self.masking.get(name) == 1
+
+    def hidden(self, name: str, batch: int, elements: int) -> Lifted:
+        """All elements of the input of that name replaced, whatever they hold."""
+        return Lifted(self.mask_tokens[name].expand(batch, elements, -1))
+
+    def masked(self, name: str, part: Lifted) -> Lifted:
+        """The padded elements of that name, some replaced by chance."""
+        joined = part.joined()
+        chosen = torch.rand(*joined.shape[:2], 1, device=joined.device) < self.masking[name]
+        return Lifted(torch.where(chosen, self.mask_tokens[name].to(joined.dtype), joined), None, part.mask)
 
 
 # An input that was absent in a smaller share of the training samples counts as one that the model cannot do without.
@@ -92,8 +109,9 @@ class Model(nn.Module):
     def forward(
         self, batch: "Batch | Mapping[str, Any] | Sequence[Mapping[str, Any]]", group: ProcessGroup | None = None
     ) -> dict[str, Tensor]:
-        """Predictions by output name, each (B, width): logits, or numbers on the standardised scale."""
-        return self.decode(self.encode(batch, group))
+        """Predictions by output name, each (B, …): logits, numbers on the standardised scale, or what the kind says."""
+        batch = self.collated(batch)
+        return self.decode(self.encode(batch, group), batch=batch)
 
     def encode(
         self, batch: "Batch | Mapping[str, Any] | Sequence[Mapping[str, Any]]", group: ProcessGroup | None = None
@@ -103,6 +121,8 @@ class Model(nn.Module):
         group: its processes read one sample together, each its rows of every `Source` (see `sharding.own_share`). All
         call this with the same inputs, and all get the same latents; backward, the same gradients.
         """
+        if group is not None and self.fusion is not None and self.fusion.masking:
+            raise SpecError("a model with encoder.masking is read by one process: each would add elements of its own.")
         if group is None:
             given = batch = self.collated(batch)
         else:
@@ -125,16 +145,39 @@ class Model(nn.Module):
         # An input without elements is an absent one: both take the same path, and the same bits come out.
         read = {name: self._lift(name, elements) for name, elements in present.items() if elements.values.shape[1]}
         read |= {name: self._stream(name, source) for name, source in batch.sources.items()}
-        return {name: self.extended(name, read[name]) for name in self.inputs if name in read}
+        found = {name: self.extended(name, read[name]) for name in self.inputs if name in read}
+        return found if self.fusion is None else self._hidden(found, batch.size)
+
+    def _hidden(self, found: dict[str, Lifted | Streamed], size: int) -> dict[str, Lifted | Streamed]:
+        """The same with elements replaced as `encoder.masking` says; an input that always is needs not be there."""
+        assert self.fusion is not None, "of several inputs"
+        for name, chance in self.fusion.masking.items():
+            part = found.get(name)
+            if self.fusion.always_masked(name):
+                found[name] = self.fusion.hidden(name, size, self.spec.inputs[name].elements())
+            elif self.training and chance and part is not None:
+                if not isinstance(part, Lifted):
+                    raise DataError(f"input '{name}' is masked by chance in training, which a source cannot be.")
+                found[name] = self.fusion.masked(name, part)
+        return {name: found[name] for name in self.inputs if name in found}
 
     def extended(self, name: str, part: Part) -> Part:
         """The lifted elements of that input as the encoder reads them: where inputs are fused, with its embedding."""
         return part if self.fusion is None else part.extended(self.fusion.embeddings[name])  # pyright: ignore[reportReturnType]
 
     def decode(
-        self, latents: Tensor, outputs: Iterable[str] | None = None, chunk: int | None = None
+        self,
+        latents: Tensor,
+        outputs: Iterable[str] | None = None,
+        chunk: int | None = None,
+        batch: "Batch | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None" = None,
+        points: Mapping[str, Sequence[int] | Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Predictions of the named outputs (default: all). At most `chunk` queries at once; any gives the same."""
+        """Predictions of the named outputs (default: all). At most `chunk` queries at once; any gives the same.
+
+        batch: what was encoded; wanted only by outputs that ask with the elements of an input. points: of an output on
+        a grid, the numbers of the cells to ask for; its prediction is then (B, points, …).
+        """
         wanted = (self.spec.latents.count, self.spec.latents.channels)
         if latents.ndim != 3 or latents.shape[1:] != wanted:
             raise DataError(
@@ -144,15 +187,49 @@ class Model(nn.Module):
         for name in names:
             if name not in self.outputs:
                 raise unknown("output", name, self.outputs)
+        contexts = self.contexts(names, latents, batch, points or {})
+        answers = self._answers(contexts, latents, chunk)
+        return {name: self._output(name).predict(answers[name], context) for name, context in contexts.items()}
+
+    def _answers(self, contexts: Mapping[str, Context], latents: Tensor, chunk: int | None) -> dict[str, Tensor]:
         if isinstance(self.decoder, AverageDecoder):
-            answers = self.decoder(latents)
-            return {name: self._output(name).predict(answers) for name in names}
-        if not names:
-            return {}
-        queries = [self._queries(name, latents.shape[0]) for name in names]
-        counts = [q.shape[1] for q in queries]
-        parts = self.decoder(torch.cat(queries, dim=1), latents, chunk=chunk).split(counts, dim=1)
-        return {name: self._output(name).predict(part) for name, part in zip(names, parts, strict=True)}
+            mean: Tensor = self.decoder(latents)
+            return dict.fromkeys(contexts, mean)
+        queries = {name: self.queries(name, context) for name, context in contexts.items()}
+        arrays = {name: q for name, q in queries.items() if isinstance(q, Tensor)}
+        found = {n: self.decoder(q, latents, chunk=chunk) for n, q in queries.items() if n not in arrays}
+        if arrays:
+            parts = self.decoder(torch.cat(list(arrays.values()), dim=1), latents, chunk=chunk)
+            counts = [q.shape[1] for q in arrays.values()]
+            found |= dict(zip(arrays, parts.split(counts, dim=1), strict=True))
+        return found
+
+    def contexts(
+        self, names: Sequence[str], latents: Tensor, batch: Any, points: Mapping[str, Sequence[int] | Tensor]
+    ) -> dict[str, Context]:
+        """What each of those outputs asks with; an absent input is read as one that is masked whole."""
+        size = latents.shape[0]
+        asked = {given: name for name in names for given in self.spec.outputs[name].asks_with}
+        if asked and batch is None:
+            given, name = next(iter(asked.items()))
+            raise DataError(
+                f"output '{name}' asks with input '{given}'; give what was encoded: decode(latents, batch=batch)."
+            )
+        read = {}
+        if asked:
+            batch = self.collated(batch)
+            for given, name in asked.items():
+                if given in batch.sources:
+                    raise DataError(f"output '{name}' asks with input '{given}', which it cannot read from a source.")
+                elements = batch.inputs.get(given) or self.spec.inputs[given].collate([None] * size).to(self.device)
+                read[given] = self._lift(given, elements)
+        for name in points:
+            if name not in names or not self.spec.outputs[name].parted:
+                known = [n for n in names if self.spec.outputs[n].parted]
+                raise unknown("output whose points can be asked for", name, known, DataError)
+        chosen = {name: torch.as_tensor(cells, device=self.device).long() for name, cells in points.items()}
+        shared = Context(size, dict(self.inputs.items()), read, None, latents)
+        return {name: shared._replace(points=chosen.get(name)) for name in names}
 
     def collated(self, batch: "Batch | Mapping[str, Any] | Sequence[Mapping[str, Any]]") -> Batch:
         """A `Batch` whose inputs are all known, from whatever `encode` takes."""
@@ -217,9 +294,14 @@ class Model(nn.Module):
         assert isinstance(module, Input), "inputs are Inputs"
         return module.stream(source, grid, kind.nan)
 
-    def _queries(self, name: str, batch: int) -> Tensor:
-        queries = self._output(name).queries(batch)
-        return queries if self.query_fusion is None else self.query_fusion.pad(name, queries)
+    def queries(self, name: str, context: Context) -> Tensor | Lifted:
+        """What the output of that name asks: (B, O, E), where outputs are fused with its embedding."""
+        queries = self._output(name).queries(context)
+        if self.query_fusion is None:
+            return queries
+        if isinstance(queries, Lifted):
+            return queries.extended(self.query_fusion.embeddings[name])
+        return self.query_fusion.pad(name, queries)
 
     def save(self, folder: "str | Path") -> Path:
         """Write a model directory that `perceivers.load` opens; see `perceivers.models.weights.save`."""

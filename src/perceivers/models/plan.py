@@ -191,11 +191,11 @@ def _parts(model: Model, elements: Mapping[str, int]) -> list[Part]:
         Part("cross-attends", _count(encoder.cross_attends), crosses),
         Part("self-attends", _count(encoder.blocks), thinks),
     ]
-    parts += [Part(f"output {name}", _count(module), module.flops()) for name, module in outputs.items()]
+    parts += [Part(f"output {name}", _count(module), module.flops(elements)) for name, module in outputs.items()]
     if model.query_fusion is not None:
         parts.append(Part("output embeddings", _count(model.query_fusion), 0))
     if isinstance(model.decoder, Decoder):
-        flops = _cross_flops(model.decoder.cross_attend, sum(o.count for o in outputs.values()), latents)
+        flops = _cross_flops(model.decoder.cross_attend, sum(o.count(elements) for o in outputs.values()), latents)
         parts.append(Part("decoder", _count(model.decoder), flops))
     return parts
 

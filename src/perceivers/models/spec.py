@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import nn
 
+from perceivers.errors import near_miss
 from perceivers.inputs import AnyInput
 from perceivers.nn.perceiver import Sharing
 from perceivers.outputs import AnyOutput
-from perceivers.outputs.base import LearnedQuery
 from perceivers.settings import Settings, parse_settings
 
 # Attributes that torch's containers have only as objects.
@@ -69,6 +69,9 @@ class EncoderSpec(Settings):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     padding: NonNegativeInt = 4
     """With several inputs: channels of the learned modality embedding of the widest one [models.md §3]."""
+    masking: Mapping[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    """With several inputs: by input, the chance that an element is replaced by a learned one; in training, and in use
+    where it is 1: then what the input holds is never read [models.md §3]."""
 
     @model_validator(mode="after")
     def _order_exists(self) -> Self:
@@ -91,6 +94,8 @@ class CrossDecoder(Settings):
     query_residual: bool = True
     padding: NonNegativeInt = 2
     """With several outputs: channels of the learned output embedding of the widest query [models.md §1]."""
+    output_channels: PositiveInt | None = None
+    """Width of a linear behind the cross-attend that all outputs share; None: there is none."""
 
 
 class AverageDecoderSpec(Settings):
@@ -112,11 +117,29 @@ class Spec(Settings):
     def _queries_are_asked(self) -> Self:
         if isinstance(self.decoder, AverageDecoderSpec):
             for name, output in self.outputs.items():
-                if output.query != LearnedQuery():
+                if not output.averaged:
                     raise ValueError(
-                        f"an average decoder asks no queries, so outputs.{name}.query would do nothing; "
-                        "leave it out, or set decoder.kind: cross_attend"
+                        f"an average decoder asks no queries, so those of outputs.{name} would do nothing; "
+                        "leave its query out, or set decoder.kind: cross_attend"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _masked_inputs_exist(self) -> Self:
+        for name in self.encoder.masking:
+            if name not in self.inputs:
+                raise ValueError(f"encoder.masking names '{name}', which is no input.{near_miss(name, self.inputs)}")
+        if self.encoder.masking and len(self.inputs) == 1:
+            raise ValueError("encoder.masking is of models with several inputs")
+        return self
+
+    @model_validator(mode="after")
+    def _asked_inputs_exist(self) -> Self:
+        for name, output in self.outputs.items():
+            for given in output.asks_with:
+                if given not in self.inputs:
+                    hint = near_miss(given, self.inputs)
+                    raise ValueError(f"outputs.{name}.input is '{given}', which is no input.{hint}")
         return self
 
     @model_validator(mode="after")

@@ -22,11 +22,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from perceivers.atomic import replace_folder
 from perceivers.errors import ModelError, SpecError, near_miss
-from perceivers.models.build import build
+from perceivers.models.build import build, fill
 from perceivers.models.model import SELDOM, Model, Trained
 from perceivers.models.spec import Spec, as_spec
 
@@ -105,13 +104,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Model:
     except (SafetensorError, OSError) as error:
         raise ModelError(f"'{folder / WEIGHTS}' cannot be read: {error}.") from None
     _check_tensors(model, tensors, folder / WEIGHTS)
-    model.load_state_dict(tensors, assign=True)
-    # The modules below are made for their buffers only; the weights that they draw must not move anyone's generator.
-    with torch.random.fork_rng(devices=[]):
-        for name, module in model.inputs.items():
-            _fill_buffers(module, spec.inputs[name].build(), model.encoder.latents)
-        for name, module in model.outputs.items():
-            _fill_buffers(module, spec.outputs[name].build(1, 1), model.encoder.latents)
+    fill(model, tensors)
     model.trained = _trained(header, folder / WEIGHTS)
     _warn_of_absence(model, folder)
     return model.eval()
@@ -148,19 +141,6 @@ def find_model(path: Path) -> Path:
         near = near_miss(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
         raise ModelError(f"there is no model directory or run folder '{path}'.{near}")
     return path
-
-
-def _fill_buffers(module: nn.Module, source: nn.Module, like: torch.Tensor) -> None:
-    """Copy the buffers that a state dict leaves out (statistics that live in the spec) into a module from meta.
-
-    They take the device of `like`, and those of real numbers its dtype, as if the whole model had been converted.
-    """
-    for name, buffer in source.named_buffers():
-        owner, _, leaf = name.rpartition(".")
-        target = module.get_submodule(owner)
-        if leaf in target._non_persistent_buffers_set:
-            dtype = like.dtype if buffer.is_floating_point() else buffer.dtype
-            target.register_buffer(leaf, buffer.to(like.device, dtype), persistent=False)
 
 
 def _entry(path: Path) -> dict[str, Any]:

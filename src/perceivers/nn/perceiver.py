@@ -121,12 +121,14 @@ class Decoder(nn.Module):
     """Queries read the latents: (B, O, E) × (B, N, D) → (B, O, E) [P2 §3.2].
 
     Queries may be learned (`LearnedPosition`), positional (`FourierPosition`) or any given array. Each query is
-    answered alone, so any chunking gives the same answer.
+    answered alone, so any chunking gives the same answer. `output`: a linear behind the cross-attend, (B, O, E) →
+    (B, O, its width), which all answers share [official multimodal decoder].
     """
 
-    def __init__(self, cross_attend: CrossAttend) -> None:
+    def __init__(self, cross_attend: CrossAttend, output: nn.Linear | None = None) -> None:
         super().__init__()
         self.cross_attend = cross_attend
+        self.output = output
 
     def forward(
         self,
@@ -134,7 +136,7 @@ class Decoder(nn.Module):
         latents: Float[Tensor, "B N D"],
         mask: Bool[Tensor, "B O"] | None = None,
         chunk: int | None = None,
-    ) -> Float[Tensor, "B O E"]:
+    ) -> Float[Tensor, "B O _"]:
         """Answers in the order of the queries; at most `chunk` queries at once (of a grid: whole rows, at least one).
 
         `mask` False: that query reads nothing (the official query mask). Queries that are the positions of a grid may
@@ -147,7 +149,7 @@ class Decoder(nn.Module):
             return self._grid(queries, latents, chunk)
         if chunk is None or queries.shape[1] <= chunk:
             readable = None if mask is None else mask[..., None].expand(-1, -1, latents.shape[1])
-            return self.cross_attend(queries, latents, readable)
+            return self._put_out(self.cross_attend(queries, latents, readable))
         masks = [None] * -(-queries.shape[1] // chunk) if mask is None else list(mask.split(chunk, dim=1))
         parts = [self(q, latents, m) for q, m in zip(queries.split(chunk, dim=1), masks, strict=True)]
         return torch.cat(parts, dim=1)
@@ -158,7 +160,10 @@ class Decoder(nn.Module):
         rows, cells = queries.position.grid[0], math.prod(queries.position.grid[1:])
         step = rows if chunk is None else max(chunk // cells, 1)
         bands = [queries.band(start, min(start + step, rows)) for start in range(0, rows, step)]
-        return torch.cat([self.cross_attend(band, latents) for band in bands], dim=1)
+        return torch.cat([self._put_out(self.cross_attend(band, latents)) for band in bands], dim=1)
+
+    def _put_out(self, answers: Tensor) -> Tensor:
+        return answers if self.output is None else self.output(answers)
 
 
 class AverageDecoder(nn.Module):

@@ -8,27 +8,40 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perceivers.errors import DataError
 from perceivers.nn.initialisers import learned_array, plain_linear
 from perceivers.nn.lifted import AxisTables
-from perceivers.positions import axis_positions, fourier_channels, fourier_features, sinusoidal_features
+from perceivers.positions import (
+    axis_positions,
+    cell_positions,
+    fourier_channels,
+    fourier_features,
+    sinusoidal_features,
+)
 
 
 class FourierPosition(nn.Module):
     """Fourier features of grid cells or coordinates [P1 §3.2]; no parameters.
 
     `resolution`: μ per axis. It is independent of the grid: released models encode one grid at another's resolution.
+    `end`: whether the last cell of an axis is at 1 (`positions.cell_positions`).
     The tables of the last grid are kept, since they are the same for every batch.
     """
 
     def __init__(
-        self, resolution: Sequence[float], bands: int, concat_position: bool = True, sine_only: bool = False
+        self,
+        resolution: Sequence[float],
+        bands: int,
+        concat_position: bool = True,
+        sine_only: bool = False,
+        end: bool = True,
     ) -> None:
         super().__init__()
+        self.end = end
         self.resolution = tuple(resolution)
         self.bands = bands
         self.concat_position = concat_position
@@ -65,9 +78,15 @@ class FourierPosition(nn.Module):
         # The other axes' tables are those of a grid of one row, which is kept.
         return AxisTables((first, *self.tables((1, *grid[1:]), like).tables[1:]), self._order())
 
+    def places(self, grid: Sequence[int], cells: Int[Tensor, " n"], like: Tensor) -> Float[Tensor, "n P"]:
+        """The same features of some cells of a grid, by their numbers in the flattened grid."""
+        index = torch.stack(torch.unravel_index(cells, tuple(grid)), dim=-1)
+        axes = [cell_positions(index[:, axis], n, self.end) for axis, n in enumerate(grid)]
+        return self._features(torch.stack(axes, dim=-1), self.resolution).to(like.device, like.dtype)
+
     def _table(self, axis: int, start: int, stop: int, cells: int, like: Tensor) -> Float[Tensor, "m P"]:
         """In float64 until the end: the same in every cut, and exact where a frequency is in the hundreds."""
-        positions = axis_positions(cells, start, stop)[:, None]
+        positions = axis_positions(cells, start, stop, self.end)[:, None]
         return self._features(positions, self.resolution[axis : axis + 1]).to(like.device, like.dtype)
 
     def _order(self) -> tuple[int, ...]:
@@ -83,17 +102,13 @@ class FourierPosition(nn.Module):
 
 
 class LearnedPosition(nn.Module):
-    """A trainable array, one row a grid cell: (M, P), truncated normal 0.02 [P1 §3.2, released IO models].
+    """A trainable array, one row a grid cell: (M, P), truncated normal 0.02 [P1 §3.2, released IO models]."""
 
-    `project`: an optional linear with bias behind it (`project_pos_dim` of the official code).
-    """
-
-    def __init__(self, grid: Sequence[int], channels: int, std: float = 0.02, project: int | None = None) -> None:
+    def __init__(self, grid: Sequence[int], channels: int, std: float = 0.02) -> None:
         super().__init__()
         self.grid = tuple(grid)
         self.table = learned_array(math.prod(self.grid), channels, std=std)
-        self.projection = plain_linear(channels, project) if project else None
-        self.channels = project or channels
+        self.channels = channels
 
     def forward(
         self,
@@ -103,7 +118,7 @@ class LearnedPosition(nn.Module):
     ) -> Float[Tensor, "M P"]:
         """(M, P). Raises `DataError` for any grid but the one it was made for, and for coordinates."""
         self._check(grid)
-        return self.table if self.projection is None else self.projection(self.table)
+        return self.table
 
     def window(self, grid: Sequence[int], start: int, stop: int, like: Tensor) -> Float[Tensor, "m P"]:
         """Of the rows `start` to `stop` of the grid's first axis."""
@@ -111,8 +126,7 @@ class LearnedPosition(nn.Module):
         cells = math.prod(self.grid[1:])
         # By numbers and sparse: the gradient of a run is its own rows, not those of the whole table.
         places = torch.arange(start * cells, stop * cells, device=self.table.device)
-        rows = F.embedding(places, self.table, sparse=True)
-        return rows if self.projection is None else self.projection(rows)
+        return F.embedding(places, self.table, sparse=True)
 
     def _check(self, grid: Sequence[int] | None) -> None:
         if grid is None or tuple(grid) != self.grid:
@@ -152,3 +166,42 @@ class SinusoidalPosition(nn.Module):
         dtype = torch.promote_types(like.dtype, torch.float32)
         index = torch.arange(start, stop, device=like.device, dtype=dtype)
         return sinusoidal_features(index, self.channels).to(like.dtype)
+
+
+class RefinedPosition(nn.Module):
+    """A position encoding with trainable layers behind it: (M, P) → (M, project or P) [models.md §2].
+
+    `project`: a linear with bias (`project_pos_dim` of the official code). `extra`: so many times p = p + linear(p),
+    with a ReLU behind each but the last (`n_extra_pos_mlp`).
+    """
+
+    def __init__(
+        self, encoding: "FourierPosition | SinusoidalPosition | LearnedPosition", project: int | None, extra: int
+    ) -> None:
+        super().__init__()
+        self.encoding = encoding
+        self.projection = plain_linear(encoding.channels, project) if project else None
+        self.channels = project or encoding.channels
+        self.extra = nn.ModuleList(plain_linear(self.channels, self.channels) for _ in range(extra))
+
+    def forward(
+        self,
+        grid: Sequence[int] | None = None,
+        coords: Float[Tensor, "B M A"] | None = None,
+        like: Tensor | None = None,
+    ) -> Float[Tensor, "*B M P"]:
+        """(M, P) for a grid, (B, M, P) for coordinates."""
+        return self._refined(self.encoding(grid=grid, coords=coords, like=like))
+
+    def window(self, grid: Sequence[int], start: int, stop: int, like: Tensor) -> Float[Tensor, "m P"]:
+        """Of the rows `start` to `stop` of the grid's first axis."""
+        found = self.encoding.window(grid, start, stop, like)
+        return self._refined(found.joined() if isinstance(found, AxisTables) else found)
+
+    def _refined(self, position: Tensor) -> Tensor:
+        if self.projection is not None:
+            position = self.projection(position)
+        for layer in self.extra:
+            position = position + layer(position)
+            position = position if layer is self.extra[-1] else torch.relu(position)
+        return position

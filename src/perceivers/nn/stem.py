@@ -30,6 +30,27 @@ def space_to_depth(x: Shaped[Tensor, "B *grid C"], patch: Sequence[int]) -> Shap
     return x.reshape(batch, *[size // p for size, p in zip(grid, patch, strict=True)], math.prod(patch) * channels)
 
 
+def depth_to_space(x: Shaped[Tensor, "B *cells P"], patch: Sequence[int]) -> Shaped[Tensor, "B *grid C"]:
+    """The inverse of `space_to_depth`: (B, m1, …, mA, p1·…·pA·C) → (B, m1·p1, …, mA·pA, C)."""
+    axes = len(patch)
+    batch, *cells, _ = x.shape
+    x = x.reshape(batch, *cells, *patch, -1)
+    order = [n for a in range(axes) for n in (1 + a, 1 + axes + a)]
+    x = x.permute(0, *order, 1 + 2 * axes)
+    return x.reshape(batch, *[n * p for n, p in zip(cells, patch, strict=True)], x.shape[-1])
+
+
+def windows_around(x: Float[Tensor, "B H W C"], size: int) -> Float[Tensor, "B H W P"]:
+    """The size × size cells around each cell as channels, zeros beyond the edge; order (row, column, c); size odd.
+
+    With size 3 it is the patches of the optical flow model [deepmind-research optical flow notebook].
+    """
+    batch, height, width, channels = x.shape
+    around = F.unfold(x.movedim(-1, 1), size, padding=size // 2)
+    # unfold gives channels outermost.
+    return around.reshape(batch, channels, size * size, height, width).permute(0, 3, 4, 2, 1).flatten(3)
+
+
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """TensorFlow's SAME: (before, after), the odd one after. On 224, kernel 7, stride 2: (2, 3)."""
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)

@@ -4,15 +4,21 @@ from typing import Annotated
 
 from pydantic import Field
 
-from perceivers.outputs.base import Output, OutputSettings, masked_mean
+from perceivers.outputs.base import Context, Output, OutputSettings, masked_mean
 from perceivers.outputs.category import CategoryOutput
+from perceivers.outputs.flow import FlowOutput
+from perceivers.outputs.grid import GridOutput
 from perceivers.outputs.number import NumberOutput
+from perceivers.outputs.text import TextOutput
 
 KINDS: dict[str, type[OutputSettings]] = {
     "category": CategoryOutput,
     "number": NumberOutput,
+    "text": TextOutput,
+    "flow": FlowOutput,
+    "grid": GridOutput,
 }
 
-AnyOutput = Annotated[CategoryOutput | NumberOutput, Field(discriminator="kind")]
+AnyOutput = Annotated[CategoryOutput | NumberOutput | TextOutput | FlowOutput | GridOutput, Field(discriminator="kind")]
 
-__all__ = ["KINDS", "AnyOutput", "Output", "OutputSettings", "masked_mean"]
+__all__ = ["KINDS", "AnyOutput", "Context", "Output", "OutputSettings", "masked_mean"]

@@ -6,13 +6,15 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from perceivers.elements import Elements
 from perceivers.nn.initialisers import plain_linear
+from perceivers.nn.lifted import Lifted
 from perceivers.nn.position import LearnedPosition
 from perceivers.settings import Settings
 
@@ -29,6 +31,21 @@ class LearnedQuery(Settings):
     init_std: float = Field(default=0.02, gt=0)
 
 
+class Context(NamedTuple):
+    """What an output may ask with and answer by, besides its own weights.
+
+    batch: B. inputs: the model's input modules. read: of the inputs that the output `asks_with`, the elements as the
+    encoder reads them, before inputs are fused. points: the numbers of the queries to ask, where not all are.
+    like: a tensor of the dtype and on the device of the queries.
+    """
+
+    batch: int
+    inputs: Mapping[str, nn.Module]
+    read: Mapping[str, Lifted]
+    points: Tensor | None
+    like: Tensor
+
+
 class OutputSettings(Settings, ABC):
     """What every output kind has."""
 
@@ -36,9 +53,27 @@ class OutputSettings(Settings, ABC):
     """A target can be shared out among several answers, as MixUp and CutMix do: `soft` gives the shares."""
     curves: ClassVar[tuple[str, ...]] = ()
     """The scores, of those that the metrics give, that the picture of a run shows; all on one scale up to 1."""
-    query: LearnedQuery = LearnedQuery()
     weight: float = Field(default=1.0, gt=0)
     """Weight of this output's loss in the sum."""
+
+    @property
+    def asks_with(self) -> tuple[str, ...]:
+        """The inputs whose own elements it asks with, or whose mask says which queries ask."""
+        return ()
+
+    @property
+    def parted(self) -> bool:
+        """Whether some of its queries can be asked without the others."""
+        return False
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the mean of the latents can answer it: it asks nothing of its own."""
+        return False
+
+    @abstractmethod
+    def query_channels(self, latent_channels: int, inputs: Mapping[str, nn.Module]) -> int:
+        """E, the width of its queries, over these input modules. Raises `SpecError` where they do not fit."""
 
     @property
     def reads_columns(self) -> bool:
@@ -81,11 +116,8 @@ class OutputSettings(Settings, ABC):
         raise AssertionError(f"targets of {type(self).__name__} have no shares")
 
     @abstractmethod
-    def build(self, query_channels: int, read_channels: int, averaging: bool = False) -> "Output":
-        """The module: its query has `query_channels` (E), its head reads `read_channels`.
-
-        `averaging`: the head reads the mean of the latents, asks no query and starts at zero.
-        """
+    def build(self, sizes: "Sizes") -> "Output":
+        """The module. Raises `SpecError` when something that training learns is still unknown."""
 
     @property
     @abstractmethod
@@ -93,33 +125,37 @@ class OutputSettings(Settings, ABC):
         """The metric that chooses the best checkpoint, and which way is better."""
 
 
+class Sizes(NamedTuple):
+    """What an output's module is built with.
+
+    query: E. read: channels of the answers that its head reads. averaging: these are the mean of the latents, so it
+    asks no query and its head starts at zero. inputs: the model's input modules.
+    """
+
+    query: int
+    read: int
+    averaging: bool
+    inputs: Mapping[str, nn.Module]
+
+
 class Output(nn.Module, ABC):
-    """The module of an output kind: one learned query, a linear head, a loss, metrics and answers."""
+    """The module of an output kind: its queries, head, loss, metrics and answers."""
 
-    def __init__(
-        self, query: LearnedQuery, query_channels: int, read_channels: int, width: int, averaging: bool
-    ) -> None:
-        super().__init__()
-        self.query = None if averaging else LearnedPosition((1,), query_channels, query.init_std)
-        self.head = plain_linear(read_channels, width, zero=averaging)
+    @abstractmethod
+    def queries(self, context: Context) -> Tensor | Lifted:
+        """(B, O, E). Queries that lie on a grid, or that a mask leaves out, are `Lifted`; they are decoded alone."""
 
-    def queries(self, batch: int) -> Tensor:
-        """(B, O, E)."""
-        assert self.query is not None, "an averaging decoder asks no queries"
-        return self.query(grid=(1,)).expand(batch, -1, -1)
+    @abstractmethod
+    def count(self, elements: Mapping[str, int]) -> int:
+        """O: how many queries it asks of one sample, with so many elements in each input."""
 
-    @property
-    def count(self) -> int:
-        """O: how many queries it asks; an averaging decoder answers one without asking."""
-        return 1 if self.query is None else self.queries(1).shape[1]
-
-    def flops(self) -> int:
+    @abstractmethod
+    def flops(self, elements: Mapping[str, int]) -> int:
         """Multiplications and additions of the head for one sample."""
-        return 2 * self.head.in_features * self.head.out_features
 
-    def predict(self, answers: Tensor) -> Tensor:
-        """Decoder answers (B, O, E) → this output's prediction (B, width)."""
-        return self.head(answers[:, 0])
+    @abstractmethod
+    def predict(self, answers: Tensor, context: Context) -> Tensor:
+        """Decoder answers (B, O, E) → this output's prediction (B, …)."""
 
     @abstractmethod
     def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,8 +178,54 @@ class Output(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def answer(self, name: str, prediction: Tensor) -> list[dict[str, Any]]:
-        """One flat row of plain values a sample, keys headed by `name`."""
+    def answer(self, name: str, prediction: Tensor, inputs: Mapping[str, Elements]) -> list[dict[str, Any]]:
+        """One flat row of plain values a sample, keys headed by `name`. inputs: what was read."""
+
+
+class OneQuerySettings(OutputSettings, ABC):
+    """What the kinds have that ask one learned query."""
+
+    query: LearnedQuery = LearnedQuery()
+
+    @property
+    def parted(self) -> bool:
+        """Whether some of its queries can be asked without the others."""
+        return False
+
+    @property
+    def averaged(self) -> bool:
+        """As long as nothing is said of its query."""
+        return self.query == LearnedQuery()
+
+    def query_channels(self, latent_channels: int, inputs: Mapping[str, nn.Module]) -> int:
+        """Its own, or as many as the latents have."""
+        return self.query.channels or latent_channels
+
+
+class OneQuery(Output, ABC):
+    """The module of a kind that asks one learned query and reads its answer by a linear head of `width`."""
+
+    def __init__(self, query: LearnedQuery, sizes: Sizes, width: int) -> None:
+        super().__init__()
+        self.query = None if sizes.averaging else LearnedPosition((1,), sizes.query, query.init_std)
+        self.head = plain_linear(sizes.read, width, zero=sizes.averaging)
+
+    def queries(self, context: Context) -> Tensor:
+        """(B, 1, E)."""
+        assert self.query is not None, "an averaging decoder asks no queries"
+        return self.query(grid=(1,)).expand(context.batch, -1, -1)
+
+    def count(self, elements: Mapping[str, int]) -> int:
+        """One, which an averaging decoder answers without being asked."""
+        return 1
+
+    def flops(self, elements: Mapping[str, int]) -> int:
+        """Those of the linear."""
+        return 2 * self.head.in_features * self.head.out_features
+
+    def predict(self, answers: Tensor, context: Context) -> Tensor:
+        """(B, width)."""
+        return self.head(answers[:, 0])
 
 
 def metric_value(metric: "Metric") -> float:

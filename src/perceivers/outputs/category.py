@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from perceivers.cells import class_name
+from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError, missing_extra, near_miss
-from perceivers.outputs.base import Output, OutputSettings
+from perceivers.outputs.base import OneQuery, OneQuerySettings, Sizes
 from perceivers.settings import SeveralNames
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _CONFUSION = "confusion"
 _MOST_NUMBERS = 20
 
 
-class CategoryOutput(OutputSettings):
+class CategoryOutput(OneQuerySettings):
     """One class of `classes`: cross-entropy, accuracy, probabilities with names."""
 
     mixable: ClassVar[bool] = True
@@ -91,14 +92,14 @@ class CategoryOutput(OutputSettings):
         assert self.classes is not None, "classes are known here"
         return F.one_hot(target.clamp(min=0), len(self.classes)).float() * (target >= 0)[:, None]
 
-    def build(self, query_channels: int, read_channels: int, averaging: bool = False) -> "CategoryHead":
+    def build(self, sizes: Sizes) -> "CategoryHead":
         """The module."""
         if self.classes is None:
             raise SpecError(
                 "category output: classes are not known yet. perceivers.train learns them from the training split; "
                 "to build without training give classes: [name, name, …]."
             )
-        return CategoryHead(self, query_channels, read_channels, averaging)
+        return CategoryHead(self, sizes)
 
     @property
     def headline(self) -> tuple[str, Literal["max", "min"]]:
@@ -106,12 +107,12 @@ class CategoryOutput(OutputSettings):
         return "accuracy", "max"
 
 
-class CategoryHead(Output):
+class CategoryHead(OneQuery):
     """Logits (B, K) over the classes."""
 
-    def __init__(self, settings: CategoryOutput, query_channels: int, read_channels: int, averaging: bool) -> None:
+    def __init__(self, settings: CategoryOutput, sizes: Sizes) -> None:
         assert settings.classes is not None, "built from complete settings"
-        super().__init__(settings.query, query_channels, read_channels, len(settings.classes), averaging)
+        super().__init__(settings.query, sizes, len(settings.classes))
         self.classes = settings.classes
         self.label_smoothing = settings.label_smoothing
 
@@ -162,7 +163,7 @@ class CategoryHead(Output):
         """Counts, rows true and columns predicted."""
         return metrics[_CONFUSION].compute().tolist() if _CONFUSION in metrics else None
 
-    def answer(self, name: str, prediction: Tensor) -> list[dict[str, Any]]:
+    def answer(self, name: str, prediction: Tensor, inputs: Mapping[str, Elements]) -> list[dict[str, Any]]:
         """{name: class, name_probability: p, name_probabilities: {class: p}} a sample."""
         rows = []
         for probabilities in prediction.float().softmax(-1).tolist():

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from perceivers.cells import cells_of, number, real_spread
+from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError, missing_extra
-from perceivers.outputs.base import Output, OutputSettings
+from perceivers.outputs.base import OneQuery, OneQuerySettings, Sizes
 from perceivers.settings import Names
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _LOSSES = {"l2": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
 
 
-class NumberOutput(OutputSettings):
+class NumberOutput(OneQuerySettings):
     """Numbers standardised by the training split: the loss on that scale, answers in the columns' units."""
 
     curves: ClassVar[tuple[str, ...]] = ("r2",)
@@ -78,7 +79,7 @@ class NumberOutput(OutputSettings):
         """
         return torch.from_numpy(np.array(targets, dtype=np.float64))
 
-    def build(self, query_channels: int, read_channels: int, averaging: bool = False) -> "NumberHead":
+    def build(self, sizes: Sizes) -> "NumberHead":
         """The module."""
         if self.mean is None or self.std is None:
             raise SpecError(
@@ -89,7 +90,7 @@ class NumberOutput(OutputSettings):
         for name, given in (("mean", self.mean), ("std", self.std)):
             if len(given) != count:
                 raise SpecError(f"number output: {name} has {len(given)} numbers for {count} columns.")
-        return NumberHead(self, query_channels, read_channels, averaging)
+        return NumberHead(self, sizes)
 
     @property
     def headline(self) -> tuple[str, Literal["max", "min"]]:
@@ -97,16 +98,16 @@ class NumberOutput(OutputSettings):
         return ("standardised_mae" if len(self.columns or ()) > 1 else "mae"), "min"
 
 
-class NumberHead(Output):
+class NumberHead(OneQuery):
     """Numbers (B, columns) on the standardised scale until they are answered."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, settings: NumberOutput, query_channels: int, read_channels: int, averaging: bool) -> None:
+    def __init__(self, settings: NumberOutput, sizes: Sizes) -> None:
         assert settings.mean is not None, "built from complete settings"
         assert settings.std is not None, "built from complete settings"
-        super().__init__(settings.query, query_channels, read_channels, len(settings.mean), averaging)
+        super().__init__(settings.query, sizes, len(settings.mean))
         self.columns = settings.columns
         self.several = len(settings.mean) > 1
         self.criterion = _LOSSES[settings.loss]
@@ -166,7 +167,7 @@ class NumberHead(Output):
         """What stands behind the name of a score of each column."""
         return [f"_{column}" for column in self.columns or ()] if self.several else [""]
 
-    def answer(self, name: str, prediction: Tensor) -> list[dict[str, Any]]:
+    def answer(self, name: str, prediction: Tensor, inputs: Mapping[str, Elements]) -> list[dict[str, Any]]:
         """{name: number} a sample, or {name_column: number, …} for several columns."""
         columns = [f"{name}{end}" for end in self._endings()]
         return [dict(zip(columns, row, strict=True)) for row in self.physical(prediction).tolist()]

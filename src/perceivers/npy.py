@@ -1,15 +1,30 @@
 """Arrays in .npy files, whose headers must fit the file: numpy would make room for whatever they claim."""
 
 import math
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
 
-from perceivers.errors import DataError
+from perceivers.errors import DataError, MissingFileError
 
 START = npy.MAGIC_PREFIX
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+
+def load_npy(path: Path) -> np.ndarray:
+    """The array in the .npy file `path`. Raises `DataError` that names it."""
+    what = f"array file '{path}'"
+    try:
+        with path.open("rb") as file:
+            return read_npy(file, path.stat().st_size, what)
+    except FileNotFoundError:
+        raise MissingFileError(f"{what} does not exist.") from None
+    except OSError as error:
+        raise DataError(f"{what} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise DataError(f"{what} cannot be read as .npy: {error}.") from None
 
 
 def read_npy(file: BinaryIO, size: int, what: str) -> np.ndarray:

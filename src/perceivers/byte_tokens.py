@@ -1,0 +1,41 @@
+"""Text as UTF-8 bytes: no tokenizer to train [P2 §4.1; official bytes_tokenizer.py].
+
+id = byte + 6. PAD, BOS, EOS, MASK, CLS and SEP come first; 262 ids in all.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from perceivers.errors import DataError
+
+PAD, BOS, EOS, MASK, CLS, SEP = range(6)
+SPECIAL_TOKENS = 6
+VOCABULARY = 256 + SPECIAL_TOKENS
+
+
+def to_bytes(text: "str | bytes | bytearray") -> bytes:
+    """`text` in UTF-8. Raises `DataError` for bytes that are not, and for text that cannot be."""
+    if isinstance(text, str):
+        try:
+            return text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(f"the text cannot be UTF-8: character {error.start} is half of a pair.") from None
+    data = bytes(text)
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"the text is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}; save it as UTF-8."
+        ) from None
+    return data
+
+
+def ids_of(data: bytes) -> np.ndarray:
+    """The ids (length,) int64 of bytes."""
+    return np.frombuffer(data, np.uint8).astype(np.int64) + SPECIAL_TOKENS
+
+
+def text_of(ids: Iterable[int]) -> str:
+    """Ids as text: special tokens have none, and bytes that are no UTF-8 become �."""
+    return bytes(i - SPECIAL_TOKENS for i in ids if i >= SPECIAL_TOKENS).decode("utf-8", "replace")

@@ -1,0 +1,101 @@
+"""`image_pair`: two images of one size, read together pixel by pixel, as for optical flow [P2 §4.2]."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from perceivers.cells import cells_of
+from perceivers.elements import Elements
+from perceivers.errors import DataError
+from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid
+from perceivers.inputs.decode import read_image
+from perceivers.inputs.grid import GridInput
+from perceivers.inputs.lift import Windows
+from perceivers.inputs.position import Fourier, NoPosition, Position
+
+# From 0–255 to −1–1.
+_HALF = 127.5
+
+
+class ImagePairInput(InputSettings):
+    """A first and a second image, height × width × channels each, values from 0 to 255."""
+
+    reads_columns: ClassVar[bool] = True
+    kind: Literal["image_pair"] = "image_pair"
+    size: tuple[PositiveInt, PositiveInt]
+    """Height and width that the model sees."""
+    channels: PositiveInt = 3
+    """Of one image."""
+    columns: tuple[str, str] = ("first", "second")
+    """The table columns that hold the two images."""
+    lift: Windows = Windows()
+    position: Position = Field(default_factory=lambda: Fourier(bands=64))
+    mean: float = _HALF
+    std: PositiveFloat = _HALF
+
+    def table_columns(self, name: str) -> list[str]:
+        """The two columns."""
+        return list(self.columns)
+
+    def resolved(self, cell: Any, base: Path) -> Any:
+        """Each of the two."""
+        return [self._resolved(part, base) for part in cells_of(cell, self.columns)]
+
+    def _resolved(self, part: Any, base: Path) -> Any:
+        return str(base / part) if isinstance(part, (str, Path)) else part
+
+    def parse(self, value: Any) -> Sample:
+        """[first, second] or {first: …, second: …}: paths, bytes or arrays (H, W[, C]). Raises `DataError`."""
+        images = [self._image(cell, name) for cell, name in zip(self._cells(value), self.columns, strict=True)]
+        joined = np.concatenate(images, axis=-1)
+        return Sample(joined, mask=self.checked(joined, "the pair"))
+
+    def _cells(self, value: Any) -> Sequence[Any]:
+        if isinstance(value, np.ndarray):
+            if len(value) != 2:
+                raise DataError(f"a pair of images is an array (2, H, W, C); got {value.shape}.")
+            return list(value)
+        return cells_of(value, self.columns)
+
+    def _image(self, cell: Any, name: str) -> np.ndarray:
+        if cell is None:
+            raise DataError(f"the pair has no {name} image; give both, or leave the input out.")
+        image = read_image(cell, self.channels)
+        if image.shape[:2] != self.size:
+            raise DataError(
+                f"the {name} image is {image.shape[0]}×{image.shape[1]}, but the input takes "
+                f"{self.size[0]}×{self.size[1]}. perceivers.optical_flow reads pairs of any size, tile by tile."
+            )
+        return image
+
+    def fit(self, samples: Iterable[Sample]) -> Self:
+        """Nothing is learned."""
+        return self
+
+    def elements(self) -> int:
+        """M: one a pixel."""
+        return math.prod(self.size)
+
+    def raw_grid(self) -> tuple[int, ...]:
+        """Height and width."""
+        return self.size
+
+    def raw_numbers(self, elements: int) -> int:
+        """Every channel of every pixel of both."""
+        return 2 * self.channels * math.prod(self.size)
+
+    def collate(self, samples: Sequence[Sample | None]) -> Elements:
+        """(B, H·W, 2·C) on the grid (H, W): the channels of the first, then of the second."""
+        return collate_grid(samples, self.size, 2 * self.channels)
+
+    def build(self) -> Input:
+        """The module."""
+        width = 2 * self.channels
+        lift = self.lift.build(2, width)
+        position = None if isinstance(self.position, NoPosition) else self.position.build(self.size)
+        add = not isinstance(self.position, NoPosition) and self.position.join == "add"
+        return GridInput([self.mean] * width, [self.std] * width, lift, position, add)

@@ -1,0 +1,79 @@
+"""Official weights → a model, and a model directory."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from perceivers.bounded import read_bounded
+from perceivers.errors import SpecError, near_miss
+from perceivers.models.convert.deepmind import IGNORED, entries
+from perceivers.models.convert.mapping import assembled
+from perceivers.models.convert.read import read_weights
+from perceivers.models.model import Model
+from perceivers.models.presets import Preset
+from perceivers.models.presets import preset as preset_called
+from perceivers.models.spec import Spec, as_spec
+from perceivers.models.weights import MOST_TEXT_BYTES, save
+from perceivers.plain_yaml import read_yaml
+
+
+def official(source: str | Path, spec: "Spec | Mapping[str, Any]") -> Model:
+    """The model of `spec` with the official weights in `source`: DeepMind's arrays, in any format that is read.
+
+    Nothing in the file is executed. Raises `ModelError` that names the first missing, extra and mis-shaped array.
+    """
+    return assembled(as_spec(spec), read_weights(source), entries, IGNORED)
+
+
+def import_weights(
+    source: str | Path,
+    out: str | Path,
+    preset: str | None = None,
+    spec: "Spec | Mapping[str, Any] | str | Path | None" = None,
+) -> Path:
+    """Write the model directory `out` of the official weights in `source`; returns it.
+
+    preset: the published model whose weights they are. spec: of another one; plain data, or a JSON or YAML file.
+    Raises `SpecError` unless one of the two is given, and `ModelError` as `official` and `save`, with nothing written.
+    """
+    if (preset is None) == (spec is None):
+        raise SpecError("give either the preset or the spec of these weights: --preset NAME or --spec FILE.")
+    known = None if preset is None else preset_called(preset)
+    if known is not None:
+        spec = known.build_spec()
+    elif isinstance(spec, (str, Path)):
+        spec = _spec_in(Path(spec))
+    assert spec is not None, "one of the two"
+    assert not isinstance(spec, (str, Path)), "read above"
+    return save(official(source, spec), Path(out), card=_card(Path(source), known))
+
+
+def _spec_in(path: Path) -> Spec:
+    """The spec in a JSON or YAML file; JSON is YAML too."""
+    if not path.is_file():
+        near = near_miss(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
+        raise SpecError(f"there is no spec file '{path}'.{near}")
+    try:
+        text = read_bounded(path, MOST_TEXT_BYTES, f"'{path}'").decode()
+    except UnicodeDecodeError as error:
+        raise SpecError(f"'{path}' is not UTF-8: byte {error.start}; save it as UTF-8.") from None
+    return as_spec(read_yaml(text, str(path)), str(path))
+
+
+def _card(source: Path, known: Preset | None) -> str | None:
+    """What a card says of imported weights; None: what it says of any model."""
+    if known is None:
+        return None
+    return f"""# {known.name}
+
+{known.paper}: {known.table}.
+
+- Weights: imported from `{source.name}`; {known.licence}.
+- Parameters: {known.parameters:,}.
+- The paper's result: {known.result}.
+
+```python
+import perceivers
+model = perceivers.load("this folder")
+```
+"""

@@ -1,0 +1,152 @@
+"""`flow`: how far each pixel of a first image moved until the second [P2 §4.2 and App. H]."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import PositiveFloat
+from torch import Tensor, nn
+
+from perceivers.cells import is_missing
+from perceivers.elements import Elements
+from perceivers.errors import DataError, SpecError, missing_extra
+from perceivers.nn.initialisers import plain_linear
+from perceivers.nn.lifted import AxisTables, Lifted
+from perceivers.nn.position import FourierPosition
+from perceivers.npy import load_npy
+from perceivers.outputs.base import Context, Output, OutputSettings, Sizes
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+
+class FlowOutput(OutputSettings):
+    """Pixels to the right and down, for each element of the input `input`, which asks with itself."""
+
+    kind: Literal["flow"] = "flow"
+    input: str = "pair"
+    """The input whose elements, content and position, are the queries."""
+    rescale: PositiveFloat = 100.0
+    """The head's numbers are divided by it [official FlowDecoder]."""
+    pixels: PositiveFloat = 20.0
+    """Pixels in a unit of what is left [official flow_scale_factor]."""
+
+    @property
+    def asks_with(self) -> tuple[str, ...]:
+        """The input."""
+        return (self.input,)
+
+    def query_channels(self, latent_channels: int, inputs: Mapping[str, nn.Module]) -> int:
+        """Those of the input's elements. Raises `SpecError` where these lie on no grid of Fourier features."""
+        module = inputs[self.input]
+        position = getattr(module, "position", None)
+        if not isinstance(position, FourierPosition) or len(position.resolution) != 2 or getattr(module, "add", False):
+            raise SpecError(
+                f"flow output: input '{self.input}' must lie on a grid of rows and columns with a fourier position, "
+                "concatenated: an image_pair or an image."
+            )
+        return int(module.channels)  # pyright: ignore[reportArgumentType]
+
+    def parse(self, value: Any) -> np.ndarray | None:
+        """An array (H, W, 2), or the path of one in a .npy file; NaN where it is not known. Raises `DataError`."""
+        if is_missing(value):
+            return None
+        if isinstance(value, (str, Path)):
+            value = load_npy(Path(value))
+        flow = np.asarray(value, np.float32)
+        if flow.ndim != 3 or flow.shape[-1] != 2:
+            raise DataError(f"the flow has the shape {flow.shape}; wanted (height, width, 2): right, down, in pixels.")
+        return flow
+
+    def fit(self, targets: Iterable[Any]) -> Self:
+        """Nothing is learned from targets."""
+        return self
+
+    def completed(self, name: str) -> tuple[Self, str | None]:
+        """Nothing is missing."""
+        return self, None
+
+    def collate(self, targets: Sequence[Any]) -> Tensor:
+        """(B, H, W, 2) float32 in pixels; NaN is unknown."""
+        shapes = {target.shape for target in targets if target is not None}
+        if len(shapes) > 1:
+            raise DataError(f"flows of one batch have several shapes: {', '.join(map(str, sorted(shapes)))}.")
+        unknown = np.full(shapes.pop() if shapes else (1, 1, 2), np.nan, np.float32)
+        return torch.from_numpy(np.stack([unknown if target is None else target for target in targets]))
+
+    def build(self, sizes: Sizes) -> "FlowHead":
+        """The module."""
+        return FlowHead(self, sizes)
+
+    @property
+    def headline(self) -> tuple[str, Literal["max", "min"]]:
+        """The end-point error in pixels, the lower the better."""
+        return "epe", "min"
+
+
+class FlowHead(Output):
+    """Flow (B, H, W, 2) in pixels."""
+
+    def __init__(self, settings: FlowOutput, sizes: Sizes) -> None:
+        super().__init__()
+        self.input = settings.input
+        self.factor = settings.pixels / settings.rescale
+        self.head = plain_linear(sizes.read, 2, zero=True)
+
+    def queries(self, context: Context) -> Lifted:
+        """The elements of the input as the encoder reads them."""
+        return context.read[self.input]
+
+    def count(self, elements: Mapping[str, int]) -> int:
+        """One an element."""
+        return elements[self.input]
+
+    def flops(self, elements: Mapping[str, int]) -> int:
+        """Those of the linear."""
+        return 4 * elements[self.input] * self.head.in_features
+
+    def predict(self, answers: Tensor, context: Context) -> Tensor:
+        """(B, H, W, 2), on the grid of the elements."""
+        position = context.read[self.input].position
+        assert isinstance(position, AxisTables), "checked when it was built"
+        return (self.head(answers) * self.factor).unflatten(1, position.grid)
+
+    def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean end-point error of an example's known pixels, in pixels."""
+        errors, known = _errors(prediction, target)
+        counts = known.flatten(1).sum(-1)
+        return errors.flatten(1).sum(-1) / counts.clamp(min=1), counts > 0
+
+    def metrics(self) -> "dict[str, Metric]":
+        """End-point error over all known pixels."""
+        try:
+            from torchmetrics.aggregation import MeanMetric
+        except ModuleNotFoundError as error:
+            raise missing_extra(error.name or "torchmetrics", "train", "scoring") from None
+
+        return {"epe": MeanMetric()}
+
+    def measure(self, metrics: "Mapping[str, Metric]", prediction: Tensor, target: Tensor) -> None:
+        """Add a batch; pixels that are not known are left out."""
+        errors, known = _errors(prediction, target)
+        if bool(known.any()):
+            metrics["epe"].update(errors[known])
+
+    def answer(self, name: str, prediction: Tensor, inputs: Mapping[str, Elements]) -> list[dict[str, Any]]:
+        """{name: array (H, W, 2) of pixels to the right and down} a sample."""
+        return [{name: flow} for flow in prediction.float().cpu().numpy()]
+
+
+def _errors(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The end-point error of each pixel, 0 where it is not known, and where it is known."""
+    if target.shape[1:] != prediction.shape[1:]:
+        given, wanted = tuple(target.shape[1:3]), tuple(prediction.shape[1:3])
+        if bool(target.isfinite().any()):
+            raise DataError(f"the target flow is {given[0]}×{given[1]}, but the model answers {wanted[0]}×{wanted[1]}.")
+        target = prediction.new_full(prediction.shape, float("nan"))
+    known = target.isfinite().all(-1)
+    difference = prediction.float() - torch.where(known[..., None], target.float(), prediction.float())
+    # The root has no gradient at 0.
+    return torch.where(known, difference.square().sum(-1).clamp(min=1e-12).sqrt(), 0.0), known

@@ -1,0 +1,166 @@
+"""`text` as an output: every byte of a text input, guessed where it is masked [P2 §4.1, masked language modelling]."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from perceivers.byte_tokens import MASK, VOCABULARY, ids_of, text_of, to_bytes
+from perceivers.cells import class_name
+from perceivers.elements import Elements
+from perceivers.errors import SpecError, missing_extra
+from perceivers.nn.lifted import Lifted
+from perceivers.nn.position import LearnedPosition
+from perceivers.outputs.base import Context, LearnedQuery, Output, OutputSettings, Sizes
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+# The target of a byte that is not known.
+UNKNOWN = -1
+
+
+class TextOutput(OutputSettings):
+    """The bytes of the text input `input`: one learned query a byte, read by that input's own embedding."""
+
+    curves: ClassVar[tuple[str, ...]] = ("accuracy",)
+    kind: Literal["text"] = "text"
+    input: str = "text"
+    """The text input: its embedding, transposed, gives the logits, so the queries are as wide."""
+    query: LearnedQuery = LearnedQuery()
+    mask_queries: bool = True
+    """Only bytes that are there are asked for; the others' queries read nothing [official MLM model]."""
+
+    @property
+    def asks_with(self) -> tuple[str, ...]:
+        """The input."""
+        return (self.input,)
+
+    def query_channels(self, latent_channels: int, inputs: Mapping[str, nn.Module]) -> int:
+        """As many as the embedding. Raises `SpecError` where the input is no text, or the query has another width."""
+        width = _embedding(self.input, inputs).embedding_dim
+        if self.query.channels not in (None, width):
+            raise SpecError(
+                f"text output: query.channels is {self.query.channels}, but input '{self.input}' embeds in {width}, "
+                "and its embedding reads the answers; leave query.channels out, or change the input's channels."
+            )
+        return width
+
+    def parse(self, value: Any) -> np.ndarray:
+        """The ids of a text; none where it is not known."""
+        text = value if isinstance(value, (str, bytes, bytearray)) else class_name(value)
+        return np.zeros(0, np.int64) if text is None else ids_of(to_bytes(text))
+
+    def fit(self, targets: Iterable[Any]) -> Self:
+        """Nothing is learned from targets."""
+        return self
+
+    def completed(self, name: str) -> tuple[Self, str | None]:
+        """Nothing is missing."""
+        return self, None
+
+    def collate(self, targets: Sequence[Any]) -> Tensor:
+        """(B, the longest) int64; −1 behind a text's end."""
+        length = max((len(ids) for ids in targets), default=0)
+        return torch.from_numpy(
+            np.stack([np.pad(ids, (0, length - len(ids)), constant_values=UNKNOWN) for ids in targets])
+        )
+
+    def build(self, sizes: Sizes) -> "TextHead":
+        """The module."""
+        if sizes.read != sizes.query:
+            raise SpecError(
+                f"text output: the decoder's answers have {sizes.read} channels, but the embedding of input "
+                f"'{self.input}' reads {sizes.query}; a model with a text output has no other outputs."
+            )
+        return TextHead(self, sizes)
+
+    @property
+    def headline(self) -> tuple[str, Literal["max", "min"]]:
+        """Bits a byte, the fewer the better."""
+        return "bits_per_byte", "min"
+
+
+class TextHead(Output):
+    """Logits (B, L, 262) over the ids of every byte."""
+
+    def __init__(self, settings: TextOutput, sizes: Sizes) -> None:
+        super().__init__()
+        self.input = settings.input
+        self.mask_queries = settings.mask_queries
+        self.length = int(sizes.inputs[self.input].length)  # pyright: ignore[reportArgumentType]
+        self.query = LearnedPosition((self.length,), sizes.query, settings.query.init_std)
+        self.bias = nn.Parameter(torch.zeros(VOCABULARY))
+
+    def queries(self, context: Context) -> Tensor | Lifted:
+        """(B, L, E), where `mask_queries` with the mask of the text."""
+        queries = self.query(grid=(self.length,)).expand(context.batch, -1, -1)
+        mask = context.read[self.input].mask
+        return Lifted(queries, None, mask) if self.mask_queries and mask is not None else queries
+
+    def count(self, elements: Mapping[str, int]) -> int:
+        """One a byte."""
+        return self.length
+
+    def flops(self, elements: Mapping[str, int]) -> int:
+        """Those of the embedding, transposed."""
+        return 2 * self.length * self.query.channels * VOCABULARY
+
+    def predict(self, answers: Tensor, context: Context) -> Tensor:
+        """Logits: the answers over the embedding of the input, and a bias [official EmbeddingDecoder]."""
+        return F.linear(answers, _embedding(self.input, context.inputs).weight, self.bias)
+
+    def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy in nats a byte, over the bytes that the model reads."""
+        wanted, known = self._known(target)
+        logits = prediction[:, : wanted.shape[1]].float().transpose(1, 2)
+        losses = F.cross_entropy(logits, wanted.clamp(min=0), reduction="none") * known
+        counts = known.sum(-1)
+        return losses.sum(-1) / counts.clamp(min=1), counts > 0
+
+    def metrics(self) -> "dict[str, Metric]":
+        """The share of bytes that the likeliest id gets right, and bits a byte."""
+        try:
+            from torchmetrics.aggregation import MeanMetric
+        except ModuleNotFoundError as error:
+            raise missing_extra(error.name or "torchmetrics", "train", "scoring") from None
+
+        return {"accuracy": MeanMetric(), "bits_per_byte": MeanMetric()}
+
+    def measure(self, metrics: "Mapping[str, Metric]", prediction: Tensor, target: Tensor) -> None:
+        """Add a batch; bytes that are not known, or not read, are left out."""
+        wanted, known = self._known(target)
+        if not bool(known.any()):
+            return
+        logits = prediction[:, : wanted.shape[1]].float()[known]
+        metrics["accuracy"].update((logits.argmax(-1) == wanted[known]).float())
+        metrics["bits_per_byte"].update(F.cross_entropy(logits, wanted[known], reduction="none") / np.log(2))
+
+    def answer(self, name: str, prediction: Tensor, inputs: Mapping[str, Elements]) -> list[dict[str, Any]]:
+        """{name: the text with its masked bytes filled in, name_masked: [what was filled in, …]} a sample."""
+        rows = []
+        likeliest = prediction.argmax(-1).cpu().numpy()
+        read = inputs.get(self.input)
+        for row, guessed in enumerate(likeliest):
+            given = np.zeros(0, np.int64) if read is None else read.values[row, :, 0][read.present[row]].cpu().numpy()
+            masked = given == MASK
+            filled = np.where(masked, guessed[: len(given)], given)
+            edges = np.flatnonzero(np.diff(np.concatenate([[False], masked, [False]])))
+            runs = [text_of(filled[a:b]) for a, b in edges.reshape(-1, 2)]
+            rows.append({name: text_of(filled), f"{name}_masked": runs})
+        return rows
+
+    def _known(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The bytes that the model reads, and which are known. A text that the input cuts is cut here too."""
+        wanted = target[:, : self.length]
+        return wanted, wanted != UNKNOWN
+
+
+def _embedding(name: str, inputs: Mapping[str, nn.Module]) -> nn.Embedding:
+    embedding = getattr(inputs[name], "embedding", None)
+    if not isinstance(embedding, nn.Embedding) or embedding.num_embeddings != VOCABULARY:
+        raise SpecError(f"text output: input '{name}' is no text, so it has no embedding; name an input of kind text.")
+    return embedding
