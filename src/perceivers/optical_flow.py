@@ -10,10 +10,8 @@ import torch
 
 from perceivers.errors import DataError, ModelError, missing_extra
 from perceivers.inputs.decode import read_image
-from perceivers.inputs.image_pair import ImagePairInput
 from perceivers.models.model import Model
 from perceivers.models.weights import load
-from perceivers.outputs import FlowOutput
 
 OVERLAP = 20  # pixels that two tiles share at least
 Advance = Callable[[str, int, int], None]
@@ -91,10 +89,10 @@ def flow_picture(flow: np.ndarray, most: float | None = None) -> np.ndarray:
     return np.rint(255 * colours).astype(np.uint8)
 
 
-def _settings(model: Model) -> tuple[ImagePairInput, str]:
+def _settings(model: Model) -> tuple[Any, str]:
     inputs, outputs = list(model.spec.inputs.values()), model.spec.outputs
-    flows = [name for name, kind in outputs.items() if isinstance(kind, FlowOutput)]
-    if len(inputs) != 1 or not isinstance(inputs[0], ImagePairInput) or len(flows) != 1 or len(outputs) != 1:
+    flows = [name for name, kind in outputs.items() if kind.kind == "flow"]
+    if len(inputs) != 1 or inputs[0].kind != "image_pair" or len(flows) != 1 or len(outputs) != 1:
         raise ModelError(
             "optical flow wants a model whose only input is an image_pair and whose only output is a flow, such as the "
             "preset perceiver-io-flow."

@@ -22,7 +22,12 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 COMMANDS = ("train", "evaluate", "predict", "data", "presets", "plan", "init", "weights")
 
 # Enough of a model to put beside a lone input or output.
-_INPUT = {"x": {"kind": "number", "columns": ["a"]}}
+# What the outputs of the pages ask with.
+_INPUT = {
+    "x": {"kind": "number", "columns": ["a"]},
+    "note": {"kind": "text"},
+    "pair": {"kind": "image_pair", "size": [8, 8]},
+}
 _OUTPUT = {"y": {"kind": "category"}}
 
 

@@ -14,14 +14,25 @@ CLASSES = ("a", "b", "c")
 def tiny_twin(preset: Preset) -> Spec:
     """The preset's spec with its kinds, sharing, orders and options kept and its sizes shrunk."""
     data = preset.build_spec().model_dump()
-    for image in data["inputs"].values():
-        image |= {"size": (SIZE, SIZE), "mean": (100.0,) * 3, "std": (50.0,) * 3}
-        image["position"] |= _small(image["position"], bands=3, channels=6, project=6)
-        image["lift"] |= _small(image["lift"], channels=5)
+    for given in data["inputs"].values():
+        if given["kind"] == "text":
+            given |= {"length": SIZE, "channels": 8}
+            given["position"] |= {"channels": 8}
+            continue
+        given |= {"size": (SIZE, SIZE)}
+        if given["kind"] == "image":
+            given |= {"mean": (100.0,) * 3, "std": (50.0,) * 3}
+        given["position"] |= _small(given["position"], bands=3, channels=6, project=6)
+        given["lift"] |= _small(given["lift"], channels=5)
     for output in data["outputs"].values():
-        output["classes"] = CLASSES
+        if output["kind"] == "category":
+            output["classes"] = CLASSES
     data["latents"] |= {"count": 4, "channels": 16}
     data["encoder"] |= {"layers": 2}
+    for part in (data["encoder"]["cross"], data["encoder"]["self_attend"], data["decoder"]):
+        part |= _small(part, qk_channels=8, v_channels=16)
+    if any(given["kind"] == "text" for given in data["inputs"].values()):
+        data["decoder"]["v_channels"] = 8
     return as_spec(data)
 
 
@@ -30,7 +41,12 @@ def _small(settings: dict[str, Any], **sizes: int) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if settings.get(name) is not None}
 
 
-def photographs(count: int) -> list[dict[str, np.ndarray]]:
+def samples_of(spec: Spec, count: int) -> list[dict[str, Any]]:
     """Raw samples for a tiny twin."""
     generator = np.random.default_rng(0)
-    return [{"image": generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)} for _ in range(count)]
+    made = {
+        "image": lambda: generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8),
+        "image_pair": lambda: generator.integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8),
+        "text": lambda: {"text": "abc defg hi"[: 5 + int(generator.integers(6))], "mask": [[1, 3]]},
+    }
+    return [{name: made[kind.kind]() for name, kind in spec.inputs.items()} for _ in range(count)]

@@ -132,7 +132,7 @@ def test_times_in_seconds_keep_their_differences():
     losses, known = module.loss(prediction, wanted)
     assert known.tolist() == [True, True, True, False]
     assert losses.tolist()[1:3] == pytest.approx([0.0, 1.5])
-    assert module.answer("time", prediction)[0]["time"] == pytest.approx(1.7e9 + 1 - math.sqrt(2 / 3), abs=1e-6)
+    assert module.answer("time", prediction, {})[0]["time"] == pytest.approx(1.7e9 + 1 - math.sqrt(2 / 3), abs=1e-6)
     metrics = module.metrics()
     module.measure(metrics, prediction, wanted)
     assert metrics["mae"].compute().item() == pytest.approx((1 - math.sqrt(2 / 3) + 0 + 1) / 3, abs=1e-6)

@@ -32,6 +32,10 @@ INPUTS = {
     "strided": {**PHOTO, "size": [6, 5], "lift": {"kind": "conv1x1", "channels": 8, "stride": 2}},
     "stem": {**PHOTO, "size": [21, 17], "lift": {"kind": "conv", "channels": 8, "layers": 2}},
     "learned": {**PHOTO, "position": {"kind": "learned", "channels": 6, "project": 10}},
+    "every_second": {**PHOTO, "lift": {"kind": "pixels", "stride": 2}},
+    "refined": {**PHOTO, "position": {"kind": "fourier", "bands": 3, "project": 9, "extra": 2}},
+    "pair": {"kind": "image_pair", "size": [6, 5], "position": {"kind": "fourier", "bands": 3}},
+    "one_hot": {"kind": "category", "columns": ["u"], "channels": "classes", "classes": {"u": ["a", "b", "c"]}},
     "samples": WAVE,
     "flat_stem": {**WAVE, "lift": {"kind": "conv", "channels": 8, "pool": False}},
     "irregular": {**WAVE, "rate": None},
@@ -45,10 +49,10 @@ def meta_elements(kind):
     if kind.kind == "series" and kind.rate is None:
         shape = (1, ASSUMED_STEPS, kind.channels)
         return Elements(torch.empty(shape, device="meta"), coords=torch.empty(1, ASSUMED_STEPS, 1, device="meta"))
-    grids = {"image": lambda: kind.size, "series": lambda: (kind.steps,)}
+    grids = {"image": lambda: kind.size, "image_pair": lambda: kind.size, "series": lambda: (kind.steps,)}
     grid = grids.get(kind.kind, lambda: (kind.elements(),))()
     dtype = torch.int64 if kind.kind in ("category", "text") else torch.float32
-    channels = kind.channels if kind.kind in grids else 1
+    channels = kind.channels * (2 if kind.kind == "image_pair" else 1) if kind.kind in grids else 1
     return Elements(torch.empty(1, math.prod(grid), channels, dtype=dtype, device="meta"), grid=grid)
 
 

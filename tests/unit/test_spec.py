@@ -80,7 +80,7 @@ def test_a_query_that_nobody_asks():
     output = {**SMALL["outputs"]["label"], "query": {"kind": "learned", "channels": 3}}
     refused(
         {"decoder": {"kind": "average"}, "outputs": {"label": output}},
-        r"an average decoder asks no queries, so outputs\.label\.query would do nothing",
+        r"an average decoder asks no queries, so those of outputs\.label would do nothing",
     )
 
 

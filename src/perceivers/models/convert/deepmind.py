@@ -4,11 +4,9 @@ What a model is called there follows from its spec, so a spec with other widths 
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from perceivers.errors import ModelError
-from perceivers.inputs.image import ImageInput
-from perceivers.inputs.image_pair import ImagePairInput
-from perceivers.inputs.text import TextInput
 from perceivers.models.convert.mapping import (
     Entry,
     channels_last_kernel,
@@ -20,7 +18,6 @@ from perceivers.models.convert.mapping import (
 from perceivers.models.model import Model
 from perceivers.models.spec import AverageDecoderSpec, EncoderSpec
 from perceivers.nn.position import LearnedPosition, RefinedPosition
-from perceivers.outputs import CategoryOutput, FlowOutput, TextOutput
 
 _IMAGE = "image_preprocessor"
 _NETWORK_INPUTS = f"{_IMAGE}/~_build_network_inputs"
@@ -126,21 +123,21 @@ def _composed(model: Model) -> Iterator[Entry]:
 def _input(model: Model) -> Iterator[Entry]:
     (name, kind), *_ = model.spec.inputs.items()
     module, ours = model.inputs[name], f"inputs.{name}"
-    if isinstance(kind, TextInput):
+    if kind.kind == "text":
         yield Entry(f"{ours}.embedding.weight", "params/embed/embeddings", same)
         yield from _position(module.position, f"{ours}.position", "")
-    elif isinstance(kind, ImagePairInput):
+    elif kind.kind == "image_pair":
         if kind.lift.channels:
             yield from linear(f"{ours}.lift.linear.", f"{_IMAGE}/patches_linear")
         yield from _position(module.position, f"{ours}.position", f"{_NETWORK_INPUTS}/")
-    elif isinstance(kind, ImageInput):
+    elif kind.kind == "image":
         yield from _image_lift(kind, ours)
         yield from _position(module.position, f"{ours}.position", f"{_NETWORK_INPUTS}/")
     else:
         raise ModelError(f"DeepMind's files hold no input of kind {kind.kind}.")
 
 
-def _image_lift(kind: ImageInput, ours: str) -> Iterator[Entry]:
+def _image_lift(kind: Any, ours: str) -> Iterator[Entry]:
     lift = kind.lift
     if lift.kind == "conv1x1":
         yield Entry(f"{ours}.lift.linear.weight", f"params/{_IMAGE}/~/conv2_d/w", one_by_one)
@@ -190,15 +187,15 @@ def _output(model: Model) -> Iterator[Entry]:
         composed = len(model.encoder.cross_attends) > 1
         yield from linear(f"{ours}.head.", "logits" if composed else "projection_decoder/~/logits")
         return
-    if isinstance(kind, TextOutput):
+    if kind.kind == "text":
         decoder = "basic_decoder"
         yield Entry(f"{ours}.bias", "params/embedding_decoder/bias", same)
-    elif isinstance(kind, (CategoryOutput, FlowOutput)):
-        family = "flow" if isinstance(kind, FlowOutput) else "classification"
+    elif kind.kind in ("category", "flow"):
+        family = "flow" if kind.kind == "flow" else "classification"
         decoder = f"{family}_decoder/~/basic_decoder"
         yield from linear(f"{ours}.head.", f"{decoder}/output")
     else:
         raise ModelError(f"DeepMind's files hold no output of kind {kind.kind}.")
-    if not isinstance(kind, FlowOutput):
+    if kind.kind != "flow":
         yield from array(f"{ours}.query.table", f"{decoder}/{_QUERY}")
     yield from cross_attend("decoder.cross_attend.", f"{decoder}/cross_attention")
