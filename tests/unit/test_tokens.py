@@ -156,15 +156,16 @@ def test_it_trains_scores_and_answers(tmp_path):
     halves = ["".join(generator.choice(list("abcd"), 5)) for _ in range(600)]
     lines = [json.dumps({"text": half + half[::-1]}) for half in halves]
     (tmp_path / "texts.jsonl").write_text("\n".join(lines) + "\n")
-    data = spec(latents=6, tokens={"length": 12, "channels": 32, "position": {"kind": "rotary"}})
+    learned = {"kind": "absolute", "code": "random", "learnable": True}
+    data = spec(latents=6, tokens={"length": 12, "channels": 32, "position": learned})
     data["latents"]["channels"] = 32
     recipe = {
         "model": data,
         "data": {"source": "texts.jsonl"},
         "training": {
-            "steps": 240,
+            "steps": 120,
             "batch_size": 64,
-            "lr": 3e-3,
+            "lr": 1e-2,
             "weight_decay": 0.0,
             "augment": {"text": {"kind": "tokens", "crop": 6}},
         },

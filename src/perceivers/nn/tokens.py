@@ -65,6 +65,8 @@ def raster_positions(image: tuple[int, int, int], count: int, device: torch.devi
 
 def position_table(code: Code, rows: int, channels: int) -> Tensor:
     """The first draw of a table of absolute positions (rows, channels)."""
+    if torch.get_default_device().type == "meta":
+        return torch.empty(rows, channels)  # computing nothing there takes seconds: torch imports its own reference
     if code == "random":
         return learned_array(rows, channels, std=1.0).detach()
     if code == "sinusoidal":
