@@ -194,7 +194,6 @@ def test_a_plan_counts_all_parameters_and_flops():
         ({"tokens": {"vocabulary": 100}}, "bytes need a vocabulary of 259 at least"),
         ({"tokens": {"image": [4, 4, 3]}}, r"needs position\.kind: absolute with sizes: \[6, 6, 5\]"),
         ({"tokens": {"nan": "error"}}, "tokens have no NaN to stop at"),
-        ({"output": {"query": {"channels": 3}}}, "query would do nothing"),
     ],
 )
 def test_specs_that_cannot_be(changes, said):

@@ -141,13 +141,13 @@ class TestLoss:
     def test_answers(self):
         prediction = torch.zeros(2, 4, 259)
         prediction[0, -1, 100] = prediction[1, -1, 1] = 1e3
-        assert model().outputs["next"].answer("next", prediction) == [
+        assert model().outputs["next"].answer("next", prediction, {}) == [
             {"next": "a", "next_id": 100, "next_probability": 1.0},
             {"next": None, "next_id": 1, "next_probability": 1.0},
         ]
         numbers = {"encoding": "ids", "vocabulary": 259}
         head = model(tokens=numbers, output=numbers).outputs["next"]
-        assert head.answer("next", prediction)[0]["next"] == 100
+        assert head.answer("next", prediction, {})[0]["next"] == 100
 
 
 def test_it_trains_scores_and_answers(tmp_path):

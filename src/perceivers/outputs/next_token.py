@@ -10,11 +10,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from perceivers.cells import is_missing
+from perceivers.elements import Elements
 from perceivers.errors import missing_extra
 from perceivers.nn.autoregressive import NextToken
 from perceivers.nn.token_loss import labels_at, token_losses
 from perceivers.nn.tokens import latent_places, lengths
-from perceivers.elements import Elements
 from perceivers.outputs.base import Context, Output, OutputSettings, Sizes
 from perceivers.tokens import BYTE_VOCABULARY, EOS, PAD, RESERVED, Encoding, token_ids, written
 

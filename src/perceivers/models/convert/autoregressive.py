@@ -9,20 +9,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from perceivers.errors import ModelError, near_miss
 from perceivers.models.autoregressive import AutoregressiveModel
-from perceivers.models.build import build
+from perceivers.models.convert.deepmind import attention, feed_forward, linear, norm, numbered
+from perceivers.models.convert.mapping import Entry, same
 from perceivers.models.spec import Spec, as_spec
 from perceivers.models.spec_autoregressive import AutoregressiveSpec
 
 INPUT, OUTPUT = "tokens", "next"
-_ATTENTION = {"query": "linear", "key": "linear_1", "value": "linear_2", "output": "linear_3"}
-_MLP = {"hidden": "linear", "output": "linear_1"}
-_CROSS_NORMS = {"query_norm": "layer_norm", "element_norm": "layer_norm_1", "mlp_norm": "layer_norm_2"}
-_SELF_NORMS = {"norm": "layer_norm", "mlp_norm": "layer_norm_1"}
+_CROSS_NORMS, _SELF_NORMS = ("query_norm", "element_norm", "mlp_norm"), ("norm", "mlp_norm")
 _ROOT, _INSIDE = "perceiver_ar", "perceiver_ar/~"
 
 # The defaults of the official class; those named None must be given.
@@ -172,107 +168,49 @@ def _one_of(config: Mapping[str, Any], name: str, known: Mapping[str, str] | tup
     return known[value] if isinstance(known, Mapping) else value
 
 
-def from_official(spec: Spec, params: Mapping[str, np.ndarray], where: str = "the parameters") -> dict[str, Tensor]:
-    """The state dict of `build(spec)` from haiku parameters by their whole names (`perceiver_ar/~/…/w`).
-
-    Raises `ModelError` that names the first array that is missing, too much or of another shape. where: heads it.
-    """
-    wanted = build(spec, device="meta").state_dict()
-    names = official_names(spec)
-    assert set(names) == set(wanted), "every parameter has an official name"
-    state = {}
-    for ours, (theirs, transposed) in names.items():
-        shape = tuple(wanted[ours].shape)
-        shape = shape[::-1] if transposed else shape
-        if theirs not in params:
-            raise ModelError(f"{where}: '{theirs}' is missing; wanted {shape}, for {ours}.{near_miss(theirs, params)}")
-        array = params[theirs]
-        if tuple(array.shape) != shape:
-            raise ModelError(f"{where}: '{theirs}' is {tuple(array.shape)}, wanted {shape}, for {ours}.")
-        tensor = torch.from_numpy(np.array(array, np.float32))
-        state[ours] = tensor.T.contiguous() if transposed else tensor
-    known = {theirs for theirs, _ in names.values()}
-    extra = sorted(set(params) - known)
-    if extra:
-        raise ModelError(f"{where}: '{extra[0]}' has no place in the model ({len(extra)} arrays have none).")
-    return state
-
-
-def to_official(spec: Spec, state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """Haiku parameters by their whole names from a state dict of `build(spec)`."""
-    found = {}
-    for ours, (theirs, transposed) in official_names(spec).items():
-        tensor = state[ours].detach().cpu()
-        found[theirs] = (tensor.T if transposed else tensor).contiguous().numpy()
+def autoregressive_entries(model: AutoregressiveModel) -> list[Entry]:
+    """Every tensor of `model` and its official name."""
+    e, (name,), (answer,) = model.spec.encoder, model.inputs, model.outputs
+    assert isinstance(e, AutoregressiveSpec), "the encoder is autoregressive"
+    embedding = f"inputs.{name}.embedding."
+    found = [Entry(f"{embedding}tokens.weight", f"params/{_INSIDE}/embed/embeddings", same)]
+    for number in range(len(model.core.embedding.tables)):
+        found.append(Entry(f"{embedding}tables.{number}", f"params/{_INSIDE}/embed_{number + 1}/embeddings", same))
+    found += _query(e)
+    for number in range(len(e.reads)):
+        official = f"{_INSIDE}/{numbered('cross_attention', number)}"
+        found += _layer(f"encoder.cross_attends.{number}.", official, _CROSS_NORMS)
+    for number in range(e.layers):
+        official = f"{_INSIDE}/{numbered('self_attention', number)}"
+        found += _layer(f"encoder.self_attends.{number}.", official, _SELF_NORMS)
+    found += norm(f"outputs.{answer}.next.norm.", f"{_ROOT}/layer_norm")
+    found += linear(f"outputs.{answer}.next.linear.", f"{_INSIDE}/logits")
     return found
 
 
-def official_names(spec: Spec) -> dict[str, tuple[str, bool]]:
-    """Our name of every parameter → its official one, and whether that is transposed ([in, out] there)."""
-    return dict(_names(spec))
+def to_official(model: AutoregressiveModel) -> dict[str, np.ndarray]:
+    """The model's weights by their official names (`params/perceiver_ar/~/…/w`), as the official code has them."""
+    state = model.state_dict()
+    # Each change is its own inverse: none, or the transposition of a linear's weight.
+    entries = autoregressive_entries(model)
+    return {e.theirs: np.ascontiguousarray(e.change(state[e.ours].detach().cpu().numpy())) for e in entries}
 
 
-def _names(spec: Spec) -> Iterator[tuple[str, tuple[str, bool]]]:
-    e, (name, read), (answer,) = spec.encoder, *spec.inputs.items(), tuple(spec.outputs)
-    assert isinstance(e, AutoregressiveSpec), "the encoder is autoregressive"
-    embedding = f"inputs.{name}.embedding"
-    yield f"{embedding}.tokens.weight", (f"{_INSIDE}/embed/embeddings", False)
-    sizes = read.position.sizes or (0,) if read.position.kind == "absolute" else ()  # pyright: ignore[reportAttributeAccessIssue]
-    for number in range(len(sizes)):
-        yield f"{embedding}.tables.{number}", (f"{_INSIDE}/embed_{number + 1}/embeddings", False)
-    yield from _query_names(e)
-    for number in range(len(e.reads)):
-        official = f"{_INSIDE}/{_numbered('cross_attention', number)}"
-        yield from _layer_names(f"encoder.cross_attends.{number}", official, _CROSS_NORMS)
-    for number in range(e.layers):
-        official = f"{_INSIDE}/{_numbered('self_attention', number)}"
-        yield from _layer_names(f"encoder.self_attends.{number}", official, _SELF_NORMS)
-    yield from _norm(f"outputs.{answer}.next.norm", f"{_ROOT}/layer_norm")
-    yield from _linear(f"outputs.{answer}.next.linear", f"{_INSIDE}/logits")
-
-
-def _query_names(e: AutoregressiveSpec) -> Iterator[tuple[str, tuple[str, bool]]]:
+def _query(e: AutoregressiveSpec) -> Iterator[Entry]:
     if e.query.style == "learned":
-        yield "encoder.query.learned", (f"{_ROOT}/q_embed_learned", False)
+        yield Entry("encoder.query.learned", f"params/{_ROOT}/q_embed_learned", same)
         return
     # The MLP's linears are made first, and are numbered first.
     layers = e.query.layers if e.query.style == "mlp" else 0
     for number in range(layers):
-        yield from _linear(f"encoder.query.layers.{number}", f"{_INSIDE}/{_numbered('linear', number)}")
-    yield from _linear("encoder.query.linear", f"{_INSIDE}/{_numbered('linear', layers)}")
+        yield from linear(f"encoder.query.layers.{number}.", f"{_INSIDE}/{numbered('linear', number)}")
+    yield from linear("encoder.query.linear.", f"{_INSIDE}/{numbered('linear', layers)}")
     if e.query.per_token > 1:
-        yield "encoder.query.vectors", (f"{_INSIDE}/z_pos_enc/pos_embs", False)
+        yield Entry("encoder.query.vectors", f"params/{_INSIDE}/z_pos_enc/pos_embs", same)
 
 
-def _layer_names(ours: str, official: str, norms: Mapping[str, str]) -> Iterator[tuple[str, tuple[str, bool]]]:
-    for mine, theirs in norms.items():
-        yield from _norm(f"{ours}.{mine}", f"{official}/{theirs}")
-    for mine, theirs in _ATTENTION.items():
-        yield from _linear(f"{ours}.attention.{mine}", f"{official}/attention/{theirs}")
-    for mine, theirs in _MLP.items():
-        yield from _linear(f"{ours}.mlp.{mine}", f"{official}/dense/{theirs}")
-
-
-def _linear(ours: str, official: str) -> Iterator[tuple[str, tuple[str, bool]]]:
-    yield f"{ours}.weight", (f"{official}/w", True)
-    yield f"{ours}.bias", (f"{official}/b", False)
-
-
-def _norm(ours: str, official: str) -> Iterator[tuple[str, tuple[str, bool]]]:
-    yield f"{ours}.weight", (f"{official}/scale", False)
-    yield f"{ours}.bias", (f"{official}/offset", False)
-
-
-def _numbered(name: str, number: int) -> str:
-    """haiku's names of modules of one kind: `linear`, `linear_1`, `linear_2`, …"""
-    return f"{name}_{number}" if number else name
-
-
-def official_model(config: Mapping[str, Any], params: Mapping[str, np.ndarray], where: str) -> AutoregressiveModel:
-    """The model of these official settings with these parameters, in evaluation mode."""
-    spec = spec_of_config(config)
-    state = from_official(spec, params, where)
-    model = build(spec, device="meta")
-    model.load_state_dict(state, assign=True)
-    assert isinstance(model, AutoregressiveModel), "its encoder is autoregressive"
-    return model.eval()
+def _layer(ours: str, official: str, norms: tuple[str, ...]) -> Iterator[Entry]:
+    yield from attention(f"{ours}attention.", f"{official}/attention")
+    yield from feed_forward(f"{ours}mlp.", f"{official}/dense")
+    for index, part in enumerate(norms):
+        yield from norm(f"{ours}{part}.", f"{official}/{numbered('layer_norm', index)}")

@@ -1,4 +1,4 @@
-"""Recorded vectors of Perceiver AR, computed again: every `output/…` of a file of them."""
+"""Vectors of Perceiver AR (`ar_*`): logits, masks, caches, generated tokens, and functions on their own."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perceivers.errors import ModelError
-from perceivers.models.convert.autoregressive import official_model
-from perceivers.models.convert.haiku import PARAMETERS
+from perceivers.models.autoregressive import AutoregressiveModel
+from perceivers.models.convert.autoregressive import autoregressive_entries, spec_of_config
+from perceivers.models.convert.deepmind import IGNORED
+from perceivers.models.convert.mapping import Entry, assembled
 from perceivers.models.convert.stored import Stored, quoted, refused
+from perceivers.models.model import Model
 from perceivers.nn.autoregressive import Autoregressive
 from perceivers.nn.generation import CachedSteps, Sampling, allowed, generate
 from perceivers.nn.kv_cache import Memory
@@ -25,40 +27,46 @@ _INPUT, _OUTPUT = "input/", "output/"
 _Z_LOSS, _SMOOTHING = 1e-4, 0.1
 
 
-def verify_autoregressive(stored: Stored) -> dict[str, np.ndarray]:
-    """`output/…` name → the array that our model gives, for every output in a file of recorded vectors.
+def recomputed_autoregressive(stored: Stored) -> dict[str, Tensor]:
+    """Recorded output → what our model gives, for every output in a recording of Perceiver AR that is known.
 
-    The model is built from the file's config and parameters. Logits of latents whose place is −1 mean nothing. Raises
-    `ModelError` for a config or parameters that do not fit, and for an output that is not known.
+    The model is built from the recording's config and parameters, through its spec. Logits of latents whose place is −1
+    mean nothing. Raises `ModelError` for a config or parameters that do not fit, and for an input that is missing.
     """
-    config = stored.extra.get("config")
-    if not isinstance(config, Mapping):
-        raise refused(stored.path, "it holds no config, so it is not known which model it was recorded from.")
-    groups = {group: _group(stored, group) for group in (f"{PARAMETERS}/", _INPUT)}
-    params, inputs = groups[f"{PARAMETERS}/"], {name: _tensor(a) for name, a in groups[_INPUT].items()}
-    wanted = [name.removeprefix(_OUTPUT) for name in stored.arrays if name.startswith(_OUTPUT)]
-    if params:
-        model = official_model(config, params, f"'{stored.path}'")
+    config = _Held(stored, "config: ", stored.extra["config"])
+    inputs = _Held(
+        stored,
+        _INPUT,
+        {n.removeprefix(_INPUT): _tensor(a.read()) for n, a in stored.arrays.items() if n.startswith(_INPUT)},
+    )
+    if any(array.trained for array in stored.arrays.values()):
+        model = assembled(spec_of_config(config), stored, _entries, IGNORED)
+        assert isinstance(model, AutoregressiveModel), "its encoder is autoregressive"
         known = _Recorded(model.core, config, inputs).outputs()
     else:
         known = _functional(config, inputs)
     found = {}
-    with torch.no_grad():
-        for name in wanted:
-            compute = next((make for pattern, make in known.items() if re.fullmatch(pattern, name)), None)
-            if compute is None:
-                raise refused(stored.path, f"it is not known how {quoted(_OUTPUT + name)} was made.")
-            try:
-                found[_OUTPUT + name] = compute(name).numpy()
-            except KeyError as error:
-                raise ModelError(
-                    f"'{stored.path}': {quoted(_OUTPUT + name)} needs {error}, which is missing."
-                ) from None
+    for name in [n.removeprefix(_OUTPUT) for n in stored.arrays if n.startswith(_OUTPUT)]:
+        compute = next((make for pattern, make in known.items() if re.fullmatch(pattern, name)), None)
+        if compute is not None:
+            found[name] = compute(name)
     return found
 
 
-def _group(stored: Stored, group: str) -> dict[str, np.ndarray]:
-    return {name.removeprefix(group): a.read() for name, a in stored.arrays.items() if name.startswith(group)}
+class _Held(dict[str, Any]):
+    """What a recording holds of one sort; asking for what it lacks is a `ModelError`."""
+
+    def __init__(self, stored: Stored, sort: str, held: Mapping[str, Any]) -> None:
+        super().__init__(held)
+        self.stored, self.sort = stored, sort
+
+    def __missing__(self, name: str) -> Any:
+        raise refused(self.stored.path, f"{quoted(self.sort + name)} is missing.")
+
+
+def _entries(model: Model) -> list[Entry]:
+    assert isinstance(model, AutoregressiveModel), "its encoder is autoregressive"
+    return autoregressive_entries(model)
 
 
 def _tensor(array: np.ndarray) -> Tensor:
