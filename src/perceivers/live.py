@@ -18,6 +18,7 @@ from perceivers.errors import DataError, PerceiversError, SpecError, unknown
 from perceivers.inputs.held_grid import HeldGrid
 from perceivers.inputs.held_set import HeldSet
 from perceivers.models.model import Model
+from perceivers.models.spec import EncoderSpec
 from perceivers.nn.attention.planner import Asking, Path, part_path, reads_apart, shape_of
 from perceivers.nn.attention.read import part_state
 from perceivers.nn.attention.tree import StateTree
@@ -56,6 +57,10 @@ class LiveEncoder:
             raise unknown("input", input, model.inputs)
         if block < 1:
             raise SpecError(f"a block has at least one element; got {block}.")
+        if not isinstance(model.spec.encoder, EncoderSpec):
+            raise SpecError(
+                f"a live input needs encoder.kind: perceiver, and this model's is {model.spec.encoder.kind}."
+            )
         self.model = model.eval()
         self.input = input
         self._kind = model.spec.inputs[input]

@@ -103,7 +103,7 @@ def _fields_at(settings: type[BaseModel], place: list[str]) -> set[str]:
     for part in place:
         current, _ = _step(current, part)
     # `X | None` ends at a union; so does a place whose tag is missing.
-    models = [current] if _is_model(current) else [model for model in get_args(current) if _is_model(model)]
+    models = [current] if _is_model(current) else [m for m in map(_bare, get_args(current)) if _is_model(m)]
     return {name for model in models for name in model.model_fields}
 
 
@@ -112,7 +112,7 @@ def _step(current: Any, part: str) -> tuple[Any, bool]:
     if _is_model(current):
         field = current.model_fields.get(part)
         return (None if field is None else field.annotation), True
-    arguments = [a for a in get_args(current) if a not in (type(None), Ellipsis)]
+    arguments = [_bare(a) for a in get_args(current) if a not in (type(None), Ellipsis)]
     if get_origin(current) is Annotated:
         return _step(arguments[0], part)
     if get_origin(current) in (Union, UnionType):
@@ -122,6 +122,11 @@ def _step(current: Any, part: str) -> tuple[Any, bool]:
         return _step(arguments[0], part) if len(arguments) == 1 else (None, True)
     # A mapping's values, a list's items.
     return (arguments[-1] if arguments else None), True
+
+
+def _bare(annotation: Any) -> Any:
+    """Without the marks of `Annotated`, such as a union's tags."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 def _is_model(annotation: Any) -> bool:

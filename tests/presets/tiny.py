@@ -14,6 +14,8 @@ CLASSES = ("a", "b", "c")
 def tiny_twin(preset: Preset) -> Spec:
     """The preset's spec with its kinds, sharing, orders and options kept and its sizes shrunk."""
     data = preset.build_spec().model_dump()
+    if data["encoder"]["kind"] == "autoregressive":
+        return _tiny_sequence(data)
     for given in data["inputs"].values():
         if given["kind"] == "text":
             given |= {"length": SIZE, "channels": 8}
@@ -41,12 +43,25 @@ def _small(settings: dict[str, Any], **sizes: int) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if settings.get(name) is not None}
 
 
+def _tiny_sequence(data: dict[str, Any]) -> Spec:
+    """Of a model of tokens: fewer, narrower, and the deep one of two layers."""
+    (tokens,) = data["inputs"].values()
+    image = tokens["image"]
+    tokens |= {"channels": 16, "length": 32, "image": None if image is None else (2, 3, 3)}
+    tokens["position"]["sizes"] = (33,) if image is None else (5, 4, 5)
+    data["latents"] |= {"count": 8, "channels": 16}
+    data["encoder"]["layers"] = {1: 1, 6: 2, 60: 3}[data["encoder"]["layers"]]
+    data["encoder"]["cross"]["heads"] = data["encoder"]["self_attend"]["heads"] = 4
+    return as_spec(data)
+
+
 def samples_of(spec: Spec, count: int) -> list[dict[str, Any]]:
     """Raw samples for a tiny twin."""
     generator = np.random.default_rng(0)
     made = {
         "image": lambda: generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8),
         "image_pair": lambda: generator.integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8),
+        "tokens": lambda: generator.integers(0, 256, (2, 3, 3), dtype=np.uint8),
         "text": lambda: {"text": "abc defg hi"[: 5 + int(generator.integers(6))], "mask": [[1, 3]]},
     }
     return [{name: made[kind.kind]() for name, kind in spec.inputs.items()} for _ in range(count)]

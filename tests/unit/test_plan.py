@@ -85,7 +85,7 @@ def test_parts_sum_to_the_preset_parameters(preset):
 
 
 def test_every_input_kind_is_tried():
-    assert {settings["kind"] for settings in INPUTS.values()} == set(KINDS)
+    assert {settings["kind"] for settings in INPUTS.values()} == {n for n, kind in KINDS.items() if not kind.continued}
 
 
 @pytest.mark.parametrize("name", INPUTS)

@@ -62,10 +62,11 @@ def _show(what: str, made: "Plan") -> None:
     print(f"elements: {sizes}; joined {sum(made.elements.values()):,} × {made.channels}")
     print(f"latents: {made.latents[0]} × {made.latents[1]}")
     print("FLOPs: multiplications and additions of the forward pass; a training step takes about 3 times as many.\n")
-    console.print(_layer_table(made))
-    print("Seconds: an estimate for one sample, forward, on two cores. Why:")
-    for why in dict.fromkeys(f"{layer.name}: {layer.why}" for layer in made.layers):
-        print(f"  {why}")
+    if made.layers:
+        console.print(_layer_table(made))
+        print("Seconds: an estimate for one sample, forward, on two cores. Why:")
+        for why in dict.fromkeys(f"{layer.name}: {layer.why}" for layer in made.layers):
+            print(f"  {why}")
     if made.training_paths != made.paths:
         print(f"In training: {', '.join(f'{name} {path}' for name, path in made.training_paths.items())}.")
     print()

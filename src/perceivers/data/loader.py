@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -141,8 +142,16 @@ def collate(rows: Sequence[Row], inputs: Mapping[str, InputSettings], outputs: M
     columns = {name: [row.inputs[name] for row in rows] for name in inputs}
     present = {name: column for name, column in columns.items() if any(s is not None for s in column)}
     elements = {name: inputs[name].collate(column) for name, column in present.items()}
-    targets = {name: outputs[name].collate([row.targets[name] for row in rows]) for name in outputs}
+    targets = {name: kind.collate([_target(row, name, kind) for row in rows]) for name, kind in outputs.items()}
     return Batch(elements, len(rows), targets)
+
+
+def _target(row: Row, name: str, kind: OutputSettings) -> Any:
+    """The target of a row; of one that continues the row's input, as far as that is read."""
+    if not kind.continues:
+        return row.targets[name]
+    lengths = [0 if sample is None else len(sample.values) for sample in row.inputs.values()]
+    return kind.following(row.targets[name], max(lengths, default=0))
 
 
 def training_loader(batches: Batches, order: Order, workers: int) -> DataLoader[Batch]:

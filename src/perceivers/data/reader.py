@@ -141,7 +141,7 @@ class Reader:
     def check_apart(self) -> None:
         """Raise `SpecError` for a target that an input reads too: the answer would be given away."""
         for output in self.outputs:
-            for name in self.inputs:
+            for name in [] if self.outputs[output].continues else self.inputs:
                 for column in self.columns_of(output):
                     if column in self.columns_of(name):
                         raise SpecError(
@@ -155,7 +155,11 @@ class Reader:
         return self._columns(name, self.inputs[name] if name in self.inputs else self.outputs[name])
 
     def _columns(self, name: str, kind: InputSettings | OutputSettings) -> list[str]:
-        return [self.columns[name]] if name in self.columns else kind.table_columns(name)
+        if name in self.columns:
+            return [self.columns[name]]
+        if isinstance(kind, OutputSettings) and kind.continues and len(self.inputs) == 1:
+            return self.columns_of(next(iter(self.inputs)))
+        return kind.table_columns(name)
 
 
 class Missing:

@@ -13,6 +13,7 @@ from perceivers.inputs.image_pair import ImagePairInput
 from perceivers.inputs.number import NumberInput
 from perceivers.inputs.series import SeriesInput
 from perceivers.inputs.text import TextInput
+from perceivers.inputs.tokens import TokensAugmentation, TokensInput
 
 KINDS: dict[str, type[InputSettings]] = {
     "image": ImageInput,
@@ -21,12 +22,14 @@ KINDS: dict[str, type[InputSettings]] = {
     "number": NumberInput,
     "category": CategoryInput,
     "text": TextInput,
+    "tokens": TokensInput,
 }
 
-AnyAugmentation = Annotated[ImageAugmentation | SeriesAugmentation, Field(discriminator="kind")]
+AnyAugmentation = Annotated[ImageAugmentation | SeriesAugmentation | TokensAugmentation, Field(discriminator="kind")]
 
 AnyInput = Annotated[
-    ImageInput | ImagePairInput | SeriesInput | NumberInput | CategoryInput | TextInput, Field(discriminator="kind")
+    ImageInput | ImagePairInput | SeriesInput | NumberInput | CategoryInput | TextInput | TokensInput,
+    Field(discriminator="kind"),
 ]
 
 __all__ = ["KINDS", "AnyAugmentation", "AnyInput", "Input", "InputSettings", "Sample", "Seed", "unknown_input"]

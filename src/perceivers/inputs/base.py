@@ -128,6 +128,9 @@ class InputSettings(Settings, ABC):
     """Of a kind that `reads_columns`: what `init` calls the one input that reads all such columns of a table."""
     augmentation_idea: ClassVar[Mapping[str, Any]] = {}
     """The changes that `init` proposes beside an input of this kind; none where it is empty."""
+    continued: ClassVar[bool] = False
+    """It is a sequence of tokens that `encoder.kind: autoregressive` continues, and has what that asks for: `length`,
+    `vocabulary`, `rotary`, `written`, and a module with `embedding` and `embedded`."""
     statistics_from: ClassVar[int | None] = None
     """`fit` learns from at most so many training samples, spread evenly over the split; None: from all."""
     nan: Literal["mask", "error"] = "mask"

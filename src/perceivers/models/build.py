@@ -1,4 +1,4 @@
-"""Spec → Model: the only file that knows every class."""
+"""Spec → Model: the only file that knows every class, but for those of `autoregressive`, which has its own."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from perceivers.errors import SpecError
+from perceivers.models.autoregressive import build_autoregressive
 from perceivers.models.model import Fusion, Model
 from perceivers.models.spec import AttentionSpec, AverageDecoderSpec, CrossDecoder, EncoderSpec, Spec, as_spec
 from perceivers.nn import MLP, AverageDecoder, CrossAttend, Decoder, Encoder, SelfAttend
@@ -38,11 +39,11 @@ def fill(model: Model, tensors: Mapping[str, Tensor]) -> None:
     with torch.random.fork_rng(devices=[]):
         for name, module in model.inputs.items():
             if _has_own_buffers(module):
-                _fill_buffers(module, model.spec.inputs[name].build(), model.encoder.latents)
+                _fill_buffers(module, model.spec.inputs[name].build(), next(model.parameters()))
         for name, module in model.outputs.items():
             if _has_own_buffers(module):
                 source = model.spec.outputs[name].build(Sizes(1, 1, False, model.inputs))  # pyright: ignore[reportArgumentType]
-                _fill_buffers(module, source, model.encoder.latents)
+                _fill_buffers(module, source, next(model.parameters()))
 
 
 def _has_own_buffers(module: nn.Module) -> bool:
@@ -64,9 +65,11 @@ def _fill_buffers(module: nn.Module, source: nn.Module, like: Tensor) -> None:
 
 
 def _build(spec: Spec) -> Model:
+    if spec.encoder.kind == "autoregressive":
+        return build_autoregressive(spec)
     inputs = {name: spec.inputs[name].build() for name in sorted(spec.inputs)}
     widths = {name: module.channels for name, module in inputs.items()}
-    fusion = Fusion(widths, spec.encoder.padding, spec.encoder.masking) if len(inputs) > 1 else None
+    fusion = Fusion(widths, spec.perceiver.padding, spec.perceiver.masking) if len(inputs) > 1 else None
     channels = fusion.channels if fusion else next(iter(widths.values()))
     encoder = _encoder(spec, channels)
     averaging = isinstance(spec.decoder, AverageDecoderSpec)
@@ -82,7 +85,7 @@ def _build(spec: Spec) -> Model:
 
 
 def _encoder(spec: Spec, channels: int) -> Encoder:
-    e, width = spec.encoder, spec.latents.channels
+    e, width = spec.perceiver, spec.latents.channels
     order = encoder_order(e.cross_attends, e.blocks, e.interleaved, e.cross_sharing, e.block_sharing)
     crosses = {index for kind, index in order if kind == "cross"}
     blocks = {index for kind, index in order if kind == "block"}
@@ -127,7 +130,7 @@ def _decoder(spec: Spec, query_channels: int) -> Decoder | AverageDecoder:
     d = spec.decoder
     if isinstance(d, AverageDecoderSpec):
         return AverageDecoder()
-    mlp = MLP(query_channels, d.widening, spec.encoder.activation)
+    mlp = MLP(query_channels, d.widening, spec.perceiver.activation)
     cross = CrossAttend(
         query_channels, spec.latents.channels, d.heads, d.qk_channels, d.v_channels, mlp, d.query_residual
     )

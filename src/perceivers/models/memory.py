@@ -82,7 +82,7 @@ class Alive:
         """Of each layer below the elements of each input."""
         return [count for _, module, grid in model_inputs(self.model) for count in module.kept(grid)]
 
-    def _steps(self, training: bool) -> list["_Step"]:
+    def _steps(self, training: bool) -> list["Step"]:
         model = self.model
         latents, total = model.spec.latents.count, sum(self.elements.values())
         apart = "plain" not in self.paths(training).values()
@@ -90,18 +90,18 @@ class Alive:
         for kind, index in model.encoder.order:
             if kind == "cross":
                 cross = model.encoder.cross_attends[index]
-                found.append(_step(cross.attention, cross.mlp, latents, total, apart))  # pyright: ignore[reportArgumentType]
+                found.append(step_of(cross.attention, cross.mlp, latents, total, apart))  # pyright: ignore[reportArgumentType]
             else:
-                found += [_step(layer.attention, layer.mlp, latents) for layer in block_layers(model, index)]
+                found += [step_of(layer.attention, layer.mlp, latents) for layer in block_layers(model, index)]
         if isinstance(model.decoder, Decoder):
             cross = model.decoder.cross_attend
             queries = sum(output.count(self.elements) for output in model_outputs(model).values())
-            found.append(_step(cross.attention, cross.mlp, queries, latents))
+            found.append(step_of(cross.attention, cross.mlp, queries, latents))
         return found
 
 
 @dataclass(frozen=True)
-class _Step:
+class Step:
     """saved: what the backward pass needs. gradients: what undoing needs besides. entered: what enters. latent: a
     self-attend."""
 
@@ -111,7 +111,7 @@ class _Step:
     latent: bool
 
 
-def _step(attention: Attention, mlp: MLP, queries: int, elements: int | None = None, apart: bool = False) -> _Step:
+def step_of(attention: Attention, mlp: MLP, queries: int, elements: int | None = None, apart: bool = False) -> Step:
     """A block of `queries` rows that reads `elements` rows (None: itself). apart: without keys and values of all."""
     width, read = attention.output.out_features, attention.key.in_features
     qk, v = attention.query.out_features, attention.value.out_features
@@ -120,12 +120,12 @@ def _step(attention: Attention, mlp: MLP, queries: int, elements: int | None = N
     if elements is not None and apart:
         # No keys, values or normalised copy: each head's queries and what they read are as wide as the elements.
         wide = attention.heads * queries * read
-        return _Step(own + 2 * wide, 4 * wide + elements * read, queries * width, latent=False)
+        return Step(own + 2 * wide, 4 * wide + elements * read, queries * width, latent=False)
     others = queries if elements is None else elements
     read_in = others * (qk + v) + (0 if elements is None else elements * read)
     weights = 0 if qk == v else attention.heads * queries * others
     gradients = weights + others * (qk + v + 2 * read) + queries * (2 * width + qk + v)
-    return _Step(own + read_in + weights, gradients, queries * width, latent=elements is None)
+    return Step(own + read_in + weights, gradients, queries * width, latent=elements is None)
 
 
 def model_inputs(model: Model) -> Iterator[tuple[str, Input, tuple[int, ...] | None]]:

@@ -183,10 +183,7 @@ class Model(nn.Module):
             raise DataError(
                 f"decode wants latents (B, {wanted[0]}, {wanted[1]}), as encode gives them; got {tuple(latents.shape)}."
             )
-        names = list(self.outputs) if outputs is None else sorted(outputs)
-        for name in names:
-            if name not in self.outputs:
-                raise unknown("output", name, self.outputs)
+        names = self._names(outputs)
         contexts = self.contexts(names, latents, batch, points or {})
         answers = self._answers(contexts, latents, chunk)
         return {name: self._output(name).predict(answers[name], context) for name, context in contexts.items()}
@@ -231,6 +228,13 @@ class Model(nn.Module):
         shared = Context(size, dict(self.inputs.items()), read, None, latents)
         return {name: shared._replace(points=chosen.get(name)) for name in names}
 
+    def _names(self, outputs: Iterable[str] | None) -> list[str]:
+        names = list(self.outputs) if outputs is None else sorted(outputs)
+        for name in names:
+            if name not in self.outputs:
+                raise unknown("output", name, self.outputs)
+        return names
+
     def collated(self, batch: "Batch | Mapping[str, Any] | Sequence[Mapping[str, Any]]") -> Batch:
         """A `Batch` whose inputs are all known, from whatever `encode` takes."""
         if not isinstance(batch, Batch):
@@ -263,7 +267,7 @@ class Model(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.encoder.latents.device
+        return next(self.parameters()).device
 
     def _output(self, name: str) -> Output:
         output = self.outputs[name]

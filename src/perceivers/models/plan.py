@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from perceivers.models.autoregressive import AutoregressiveModel
 from perceivers.models.build import build
 from perceivers.models.layers import Layer, layers_of
 from perceivers.models.memory import Alive, block_layers, joined_channels, model_inputs, model_outputs
@@ -118,6 +119,10 @@ def plan(spec: "Spec | Mapping[str, Any]", batch: int = 1, averages: bool = Fals
     assert batch >= 1, "a batch has a sample"
     spec, assumed = _completed(as_spec(spec))
     model = build(spec, device="meta")
+    if isinstance(model, AutoregressiveModel):
+        from perceivers.models.plan_autoregressive import autoregressive_plan
+
+        return autoregressive_plan(model, batch, averages, budget)
     elements = {name: spec.inputs[name].elements() for name in model.inputs}
     for name in [name for name, count in elements.items() if count == 0]:
         elements[name] = ASSUMED_STEPS
@@ -173,11 +178,9 @@ def _completed(spec: Spec) -> tuple[Spec, list[str]]:
 def _parts(model: Model, elements: Mapping[str, int]) -> list[Part]:
     encoder, total = model.encoder, sum(elements.values())
     latents = model.spec.latents.count
-    crosses = sum(
-        _cross_flops(encoder.cross_attends[i], latents, total) for kind, i in encoder.order if kind == "cross"
-    )
+    crosses = sum(cross_flops(encoder.cross_attends[i], latents, total) for kind, i in encoder.order if kind == "cross")
     thinks = sum(
-        _self_flops(layer, latents) for kind, i in encoder.order if kind == "block" for layer in block_layers(model, i)
+        self_flops(layer, latents) for kind, i in encoder.order if kind == "block" for layer in block_layers(model, i)
     )
     outputs = model_outputs(model)
     parts = [
@@ -195,7 +198,7 @@ def _parts(model: Model, elements: Mapping[str, int]) -> list[Part]:
     if model.query_fusion is not None:
         parts.append(Part("output embeddings", _count(model.query_fusion), 0))
     if isinstance(model.decoder, Decoder):
-        flops = _cross_flops(model.decoder.cross_attend, sum(o.count(elements) for o in outputs.values()), latents)
+        flops = cross_flops(model.decoder.cross_attend, sum(o.count(elements) for o in outputs.values()), latents)
         parts.append(Part("decoder", _count(model.decoder), flops))
     return parts
 
@@ -219,10 +222,12 @@ def _attention_flops(attention: Attention, queries: int, elements: int) -> int:
     return projections + 2 * queries * elements * (attention.query.out_features + attention.value.out_features)
 
 
-def _cross_flops(cross: nn.Module, queries: int, elements: int) -> int:
+def cross_flops(cross: nn.Module, queries: int, elements: int) -> int:
+    """Of a cross-attend of so many queries and elements."""
     assert isinstance(cross, CrossAttend), "encoders and decoders cross-attend"
     return _attention_flops(cross.attention, queries, elements) + _mlp_flops(cross.mlp, queries)
 
 
-def _self_flops(layer: SelfAttend, latents: int) -> int:
+def self_flops(layer: SelfAttend, latents: int) -> int:
+    """Of a self-attend of so many latents."""
     return _attention_flops(layer.attention, latents, latents) + _mlp_flops(layer.mlp, latents)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perceivers.errors import unknown
+from perceivers.models.presets_autoregressive import AUTOREGRESSIVE, P3
 from perceivers.models.spec import Spec, as_spec
 
 P1 = "Perceiver: General Perception with Iterative Attention, arXiv 2103.03206"
@@ -159,6 +160,10 @@ PRESETS: dict[str, Preset] = {
             "Sintel clean 1.81, final 2.42, KITTI 4.98 end-point error; the paper prints 27.9 M parameters and 987 "
             "GFLOPs, which are not those of the released network",
             RELEASED,
+        ),
+        *(
+            Preset(name, spec, parameters, P3, table, result, licence)
+            for name, spec, parameters, table, result, licence in AUTOREGRESSIVE
         ),
     )
 }

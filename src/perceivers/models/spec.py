@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, Tag, model_validator
 from torch import nn
 
-from perceivers.errors import near_miss
-from perceivers.inputs import AnyInput
+from perceivers.errors import SpecError, near_miss
+from perceivers.inputs import AnyInput, InputSettings
+from perceivers.models.spec_autoregressive import Activation, AutoregressiveSpec, check_autoregressive
 from perceivers.nn.perceiver import Sharing
 from perceivers.outputs import AnyOutput
 from perceivers.settings import Settings, parse_settings
@@ -16,8 +17,6 @@ from perceivers.settings import Settings, parse_settings
 _TAKEN = {"training"}
 # What a prediction says besides the answers, under these very names.
 RESERVED_OUTPUTS = ("row", "file", "error")
-
-Activation = Literal["gelu_tanh", "gelu", "relu_squared"]
 
 
 class Latents(Settings):
@@ -52,6 +51,7 @@ class CrossSpec(AttentionSpec):
 class EncoderSpec(Settings):
     """How the latents read and think [P1 §3, P2 §3]."""
 
+    kind: Literal["perceiver"] = "perceiver"
     cross_attends: PositiveInt = 1
     interleaved: bool = False
     """Spread the cross-attends between the latent blocks (2021), or put them all at the start."""
@@ -83,6 +83,18 @@ class EncoderSpec(Settings):
         return self
 
 
+def _encoder_kind(data: Any) -> str:
+    """The `kind` of an encoder, which may be left out."""
+    kind = data.get("kind", "perceiver") if isinstance(data, Mapping) else getattr(data, "kind", "perceiver")
+    return str(kind)
+
+
+AnyEncoder = Annotated[
+    Annotated[EncoderSpec, Tag("perceiver")] | Annotated[AutoregressiveSpec, Tag("autoregressive")],
+    Discriminator(_encoder_kind),
+]
+
+
 class CrossDecoder(Settings):
     """Queries cross-attend the latents [P2 §3.2]."""
 
@@ -109,9 +121,33 @@ class Spec(Settings):
 
     inputs: Mapping[str, AnyInput] = Field(min_length=1)
     latents: Latents = Latents()
-    encoder: EncoderSpec = EncoderSpec()
+    encoder: AnyEncoder = EncoderSpec()
     decoder: Annotated[CrossDecoder | AverageDecoderSpec, Field(discriminator="kind")] = CrossDecoder()
     outputs: Mapping[str, AnyOutput] = Field(min_length=1)
+
+    @property
+    def perceiver(self) -> EncoderSpec:
+        """The encoder of a Perceiver or Perceiver IO. Raises `SpecError` for encoders of other kinds."""
+        if isinstance(self.encoder, EncoderSpec):
+            return self.encoder
+        raise SpecError(f"this is for models with encoder.kind: perceiver, and this one's is {self.encoder.kind}.")
+
+    @model_validator(mode="after")
+    def _encoder_fits(self) -> Self:
+        if isinstance(self.encoder, AutoregressiveSpec):
+            sizes = self.latents.count, self.latents.channels
+            check_autoregressive(self.encoder, self.inputs, self.outputs, sizes)
+            if self.decoder != CrossDecoder() or self.latents.init_std != Latents().init_std:
+                raise ValueError(
+                    "an autoregressive encoder has no decoder and no learned latents; leave decoder and "
+                    "latents.init_std out"
+                )
+            return self
+        for group, kinds in (("inputs", self.inputs), ("outputs", self.outputs)):
+            for name, kind in kinds.items():
+                if kind.continued if isinstance(kind, InputSettings) else kind.continues:
+                    raise ValueError(f"{group}.{name}, of kind {kind.kind}, needs encoder.kind: autoregressive")
+        return self
 
     @model_validator(mode="after")
     def _queries_are_asked(self) -> Self:
@@ -126,6 +162,8 @@ class Spec(Settings):
 
     @model_validator(mode="after")
     def _masked_inputs_exist(self) -> Self:
+        if not isinstance(self.encoder, EncoderSpec):
+            return self
         for name in self.encoder.masking:
             if name not in self.inputs:
                 raise ValueError(f"encoder.masking names '{name}', which is no input.{near_miss(name, self.inputs)}")
@@ -144,6 +182,8 @@ class Spec(Settings):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
+        if not isinstance(self.encoder, EncoderSpec):
+            return self
         # What the encoder's cross-attends read is as wide as the inputs make it: without a width of their own, `build`
         # looks at those.
         width, cross = self.latents.channels, self.encoder.cross

@@ -27,7 +27,7 @@ from perceivers.atomic import replace_folder
 from perceivers.errors import ModelError, SpecError, near_miss
 from perceivers.models.build import build, fill
 from perceivers.models.model import SELDOM, Model, Trained
-from perceivers.models.spec import Spec, as_spec
+from perceivers.models.spec import EncoderSpec, Spec, as_spec
 
 WEIGHTS, SPEC, LABELS, CARD, RECIPE, MANIFEST = (
     "model.safetensors",
@@ -204,6 +204,14 @@ def read_header(path: Path) -> Mapping[str, Any]:
 
 def _check_size(spec: Spec, header: Mapping[str, Any], folder: Path) -> None:
     """A spec that asks for more layers than there are tensors is refused before building them could take for ever."""
+    if not isinstance(spec.encoder, EncoderSpec):
+        layers = spec.encoder.layers
+        if layers > len(header):
+            raise ModelError(
+                f"'{folder / WEIGHTS}' does not fit spec.json: it holds {len(header)} tensors, but the spec asks for "
+                f"{layers} layers."
+            )
+        return
     encoder = spec.encoder
     distinct = {"all": 1, "after_first": 2, "none": encoder.blocks}[encoder.block_sharing]
     layers = min(distinct, encoder.blocks) * encoder.layers

@@ -7,8 +7,9 @@ The legend of letters, the same everywhere in perceivers:
     O queries            E query channels      H heads
     F query/key channels in all heads          V value channels in all heads
     K Fourier bands      P position channels
+    T tokens             n places of latents: N, or N/k with k latents on a token
 
-Papers: P1 = Perceiver (arXiv 2103.03206), P2 = Perceiver IO (arXiv 2107.14795).
+Papers: P1 = Perceiver (arXiv 2103.03206), P2 = Perceiver IO (arXiv 2107.14795), P3 = Perceiver AR (arXiv 2202.07765).
 """
 
 from perceivers.nn.attention import Attention, attend, attend_plain

@@ -95,8 +95,8 @@ class CrossAttend(nn.Module):
             assert isinstance(elements, Tensor), "a grid of queries asks an array"
             assert mask is None, "a grid of queries has its own mask"
             read = self.attention.from_grid(queries, self.query_norm, self.element_norm(elements))
-            return self._after(queries.joined() if self.query_residual else read, read)
-        return self._after(queries, self.attention.normed(self.query_norm(queries), elements, self.element_norm, mask))
+            return self.after(queries.joined() if self.query_residual else read, read)
+        return self.after(queries, self.attention.normed(self.query_norm(queries), elements, self.element_norm, mask))
 
     def asked(self, queries: Float[Tensor, "B O E"]) -> Asked:
         """The queries as `attention.read.part_state` takes them, to read elements in parts; see `answered`."""
@@ -106,9 +106,10 @@ class CrossAttend(nn.Module):
         self, queries: Float[Tensor, "B O E"], asked: Asked, states: Sequence[State], paths: Sequence[Path]
     ) -> Float[Tensor, "B O E"]:
         """What `forward` gives for the elements whose states these are; `asked` is that of the same queries."""
-        return self._after(queries, self.attention.answered(asked, states, paths, self.element_norm))
+        return self.after(queries, self.attention.answered(asked, states, paths, self.element_norm))
 
-    def _after(self, queries: Tensor, read: Tensor) -> Tensor:
+    def after(self, queries: Tensor, read: Tensor) -> Tensor:
+        """The queries (B, O, E) once their attention has `read` as much: residual and MLP."""
         read = self.dropout(read)
         x = queries + read if self.query_residual else read
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
@@ -140,5 +141,9 @@ class SelfAttend(nn.Module):
     def forward(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         """The latents after one round of self-attention and MLP."""
         x = self.norm(latents)
-        x = latents + self.dropout(self.attention(x, x))
+        return self.after(latents, self.attention(x, x))
+
+    def after(self, latents: Tensor, read: Tensor) -> Tensor:
+        """The latents (B, N, D) once their attention has `read` as much: residual and MLP."""
+        x = latents + self.dropout(read)
         return x + self.dropout(self.mlp(self.mlp_norm(x)))

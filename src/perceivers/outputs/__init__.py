@@ -8,6 +8,7 @@ from perceivers.outputs.base import Context, Output, OutputSettings, masked_mean
 from perceivers.outputs.category import CategoryOutput
 from perceivers.outputs.flow import FlowOutput
 from perceivers.outputs.grid import GridOutput
+from perceivers.outputs.next_token import NextTokenOutput
 from perceivers.outputs.number import NumberOutput
 from perceivers.outputs.text import TextOutput
 
@@ -17,8 +18,12 @@ KINDS: dict[str, type[OutputSettings]] = {
     "text": TextOutput,
     "flow": FlowOutput,
     "grid": GridOutput,
+    "next_token": NextTokenOutput,
 }
 
-AnyOutput = Annotated[CategoryOutput | NumberOutput | TextOutput | FlowOutput | GridOutput, Field(discriminator="kind")]
+AnyOutput = Annotated[
+    CategoryOutput | NumberOutput | TextOutput | FlowOutput | GridOutput | NextTokenOutput,
+    Field(discriminator="kind"),
+]
 
 __all__ = ["KINDS", "AnyOutput", "Context", "Output", "OutputSettings", "masked_mean"]

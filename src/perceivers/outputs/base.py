@@ -53,6 +53,8 @@ class OutputSettings(Settings, ABC):
     """A target can be shared out among several answers, as MixUp and CutMix do: `soft` gives the shares."""
     curves: ClassVar[tuple[str, ...]] = ()
     """The scores, of those that the metrics give, that the picture of a run shows; all on one scale up to 1."""
+    continues: ClassVar[bool] = False
+    """It says how the model's one input goes on, for `encoder.kind: autoregressive`: it reads that input's column."""
     weight: float = Field(default=1.0, gt=0)
     """Weight of this output's loss in the sum."""
 
@@ -87,6 +89,10 @@ class OutputSettings(Settings, ABC):
     @abstractmethod
     def parse(self, value: Any) -> Any:
         """The raw target of one sample, checked; the kind's own missing value if there is none. Raises `DataError`."""
+
+    def following(self, target: Any, length: int) -> Any:
+        """A parsed target for an input of which `length` elements are read. Asked only of kinds that `continue`."""
+        return target
 
     @abstractmethod
     def fit(self, targets: Iterable[Any]) -> Self:

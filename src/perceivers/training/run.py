@@ -19,9 +19,10 @@ from perceivers.data.faults import SHOWN, FaultyRowsError, write_faults
 from perceivers.data.loader import Augmenter, Batches, Order, training_loader
 from perceivers.data.prepare import Prepared, Split, prepare
 from perceivers.data.table import TRAIN
-from perceivers.errors import DataError, PerceiversError, TrainingError, missing_extra
+from perceivers.errors import DataError, PerceiversError, SpecError, TrainingError, missing_extra
 from perceivers.models.build import build
 from perceivers.models.model import Model, Trained
+from perceivers.models.spec import EncoderSpec
 from perceivers.models.weights import save
 from perceivers.training import rng
 from perceivers.training.card import model_card
@@ -159,6 +160,11 @@ def _save_memory(model: Model, recipe: Recipe, reporter: Reporter) -> None:
     budget = recipe.training.memory_budget
     if budget is None:
         return
+    if not isinstance(recipe.model.encoder, EncoderSpec):
+        raise SpecError(
+            "training.memory_budget is for encoder.kind: perceiver; an autoregressive model is made no smaller by it. "
+            "Leave it out, and choose training.batch_size by perceivers plan."
+        )
     made = plan(recipe)
     if not made.fits:
         most = made.largest_batch

@@ -6,8 +6,11 @@ from typing import Any
 
 from perceivers.bounded import read_bounded
 from perceivers.errors import SpecError, near_miss
-from perceivers.models.convert.deepmind import IGNORED, entries
-from perceivers.models.convert.mapping import assembled
+from perceivers.models.autoregressive import AutoregressiveModel
+from perceivers.models.convert.autoregressive import autoregressive_entries
+from perceivers.models.convert.deepmind import IGNORED
+from perceivers.models.convert.deepmind import entries as perceiver_entries
+from perceivers.models.convert.mapping import Entry, assembled
 from perceivers.models.convert.read import read_weights
 from perceivers.models.model import Model
 from perceivers.models.presets import Preset
@@ -22,7 +25,11 @@ def official(source: str | Path, spec: "Spec | Mapping[str, Any]") -> Model:
 
     Nothing in the file is executed. Raises `ModelError` that names the first missing, extra and mis-shaped array.
     """
-    return assembled(as_spec(spec), read_weights(source), entries, IGNORED)
+    return assembled(as_spec(spec), read_weights(source), _entries, IGNORED)
+
+
+def _entries(model: Model) -> list[Entry]:
+    return autoregressive_entries(model) if isinstance(model, AutoregressiveModel) else perceiver_entries(model)
 
 
 def import_weights(

@@ -16,6 +16,7 @@ from perceivers.errors import ModelError
 from perceivers.models.convert.deepmind import IGNORED, entries
 from perceivers.models.convert.mapping import assembled
 from perceivers.models.convert.read import read_weights
+from perceivers.models.convert.recorded_autoregressive import recomputed_autoregressive
 from perceivers.models.convert.recorded_blocks import recomputed_blocks
 from perceivers.models.convert.recorded_specs import composed_spec, flow_spec, image_spec, language_spec
 from perceivers.models.convert.stored import Stored, refused
@@ -174,6 +175,8 @@ def _flow(stored: Stored) -> Recomputed:
 _RECORDERS: Mapping[str, Callable[[Stored], Recomputed]] = {
     "iterations": _composed,
     "flow_scale_factor": _flow,
+    "position_encoding_type": recomputed_autoregressive,
+    "output/rotary_full": recomputed_autoregressive,
     "vocab": _language,
     "input_preprocessor": _image_classifier,
     "params/att/linear/w": recomputed_blocks,
