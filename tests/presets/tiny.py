@@ -50,8 +50,7 @@ def _tiny_sequence(data: dict[str, Any]) -> Spec:
     tokens |= {"channels": 16, "length": 32, "image": None if image is None else (2, 3, 3)}
     tokens["position"]["sizes"] = (33,) if image is None else (5, 4, 5)
     data["latents"] |= {"count": 8, "channels": 16}
-    layers = {1: 1, 6: 2, 60: 3}
-    data["encoder"]["layers"] = layers[data["encoder"]["layers"]]
+    data["encoder"]["layers"] = {1: 1, 6: 2, 60: 3}[data["encoder"]["layers"]]
     data["encoder"]["cross"]["heads"] = data["encoder"]["self_attend"]["heads"] = 4
     return as_spec(data)
 
