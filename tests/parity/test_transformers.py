@@ -16,6 +16,7 @@ from perceivers.elements import Batch, Elements
 from perceivers.models.convert.transformers import import_transformers
 from perceivers.models.convert.transformers_export import export_transformers
 from perceivers.models.model import Model
+from perceivers.nn.stem import windows_around
 
 pytestmark = pytest.mark.parity
 
@@ -23,6 +24,8 @@ pytestmark = pytest.mark.parity
 SAME = {"rtol": 0.0, "atol": 1e-5}
 IMAGES = ("Fourier", "Learned", "ConvProcessing")
 TEXTS = ("SequenceClassification", "MaskedLM")
+FLOW = "OpticalFlow"
+OTHERS = (*TEXTS, FLOW)
 
 
 def drawn(*shape: int) -> Tensor:
@@ -50,17 +53,29 @@ def text_answers(theirs: Any, ours: Model) -> tuple[Tensor, Tensor]:
     return theirs(input_ids=ids, attention_mask=mask.long()).logits, next(iter(ours(batch).values()))
 
 
+@torch.no_grad()
+def flow_answers(theirs: Any, ours: Model) -> tuple[Tensor, Tensor]:
+    """Each frame's 3 × 3 neighbours as channels (row, column, colour), which their callers make."""
+    frames = drawn(2, 2, 8, 12, 3)
+    patches = torch.stack([windows_around(frame, 3) for frame in frames.unbind(1)], dim=1)
+    pixels = frames.movedim(1, 3).flatten(3).flatten(1, 2) * 127.5 + 127.5
+    batch = Batch({"pair": Elements(pixels, grid=(8, 12))}, 2)
+    return theirs(inputs=patches.movedim(-1, 2)).logits, ours(batch)["flow"]
+
+
 def answers(kind: str, theirs: Any, ours: Model) -> tuple[Tensor, Tensor]:
+    if kind == FLOW:
+        return flow_answers(theirs, ours)
     if kind in TEXTS:
         return text_answers(theirs, ours)
     return image_answers(theirs, ours, (8, 8) if kind == "Learned" else (32, 24))
 
 
 def class_name(kind: str) -> str:
-    return f"PerceiverFor{kind}" if kind in TEXTS else f"PerceiverForImageClassification{kind}"
+    return f"PerceiverFor{kind}" if kind in OTHERS else f"PerceiverForImageClassification{kind}"
 
 
-@pytest.mark.parametrize("kind", [*IMAGES, *TEXTS])
+@pytest.mark.parametrize("kind", [*IMAGES, *OTHERS])
 def test_same_answers_with_their_deviations(kind, tmp_path):
     theirs = their_model(class_name(kind))
     ours = import_transformers(saved(theirs, tmp_path / "theirs"), deviations=True)
@@ -68,7 +83,7 @@ def test_same_answers_with_their_deviations(kind, tmp_path):
     torch.testing.assert_close(our_answers, their_answers, **SAME)
 
 
-@pytest.mark.parametrize("kind", ["Fourier", *TEXTS])
+@pytest.mark.parametrize("kind", ["Fourier", *OTHERS])
 def test_without_them_the_answers_are_those_of_the_activation_that_deepmind_trained_with(kind, tmp_path):
     theirs = their_model(class_name(kind))
     ours = import_transformers(saved(theirs, tmp_path / "theirs"))
@@ -78,6 +93,8 @@ def test_without_them_the_answers_are_those_of_the_activation_that_deepmind_trai
         # Bytes that are not there are not asked for.
         read = torch.arange(32)[None] < torch.tensor([[20], [32], [3]])
         their_answers, our_answers = their_answers[read], our_answers[read]
+    if kind == FLOW:
+        our_answers = our_answers / 20
     torch.testing.assert_close(our_answers, their_answers, **SAME)
 
 
@@ -92,7 +109,7 @@ def test_without_them_the_kernels_of_the_stem_are_put_right_and_the_learned_mode
 
 
 @pytest.mark.parametrize("changes", [{"cross_attention_shape_for_attention": "q"}, {"use_query_residual": False}])
-@pytest.mark.parametrize("kind", ["Fourier", "SequenceClassification"])
+@pytest.mark.parametrize("kind", ["Fourier", "SequenceClassification", FLOW])
 def test_settings_of_the_encoder_are_read(kind, changes, tmp_path):
     wide = {"self_attention_widening_factor": 2, "cross_attention_widening_factor": 3, "hidden_act": "relu2"}
     theirs = their_model(class_name(kind), **changes, **wide)
@@ -110,7 +127,7 @@ def test_a_number_instead_of_classes(tmp_path):
     assert_loads(export_transformers(ours, tmp_path / "ours"), class_name("SequenceClassification"))
 
 
-@pytest.mark.parametrize("kind", [*IMAGES, *TEXTS])
+@pytest.mark.parametrize("kind", [*IMAGES, *OTHERS])
 def test_there_and_back_every_array_is_the_same(kind, tmp_path):
     theirs = saved(their_model(class_name(kind)), tmp_path / "theirs")
     back = export_transformers(import_transformers(theirs, deviations=True), tmp_path / "back")
@@ -141,7 +158,9 @@ def test_a_model_of_deepminds_answers_there_as_here_where_that_can_be(tmp_path):
     torch.testing.assert_close(our_answers, their_answers, **SAME)
 
 
-@pytest.mark.parametrize(("kind", "word"), [("Learned", "query"), ("ConvProcessing", "pads"), ("MaskedLM", "bytes")])
+@pytest.mark.parametrize(
+    ("kind", "word"), [("Learned", "query"), ("ConvProcessing", "pads"), ("MaskedLM", "bytes"), (FLOW, "pixels")]
+)
 def test_where_it_cannot_be_the_export_warns_and_comes_back_as_it_was(kind, word, tmp_path):
     ours = import_transformers(saved(their_model(class_name(kind)), tmp_path / "theirs"))
     with pytest.warns(UserWarning, match=word):

@@ -41,7 +41,7 @@ from perceivers.nn.position import FourierPosition, LearnedPosition
 TOKENIZER = "tokenizer_config.json"
 # Settings that change nothing of what a trained model computes, or that stand in the other files.
 _FREE = {
-    "inputs": ("mean", "std", "size", "resize", "nan", "overflow", "length"),
+    "inputs": ("mean", "std", "size", "resize", "nan", "overflow", "length", "columns"),
     "outputs": ("classes", "weight", "label_smoothing", "loss", "columns", "input"),
     "latents": (),
     "encoder": ("dropout", "padding"),
@@ -59,6 +59,7 @@ _DEVIATIONS = {
         _STEM_PADDING: "transformers pads the convolution and the pool of the stem otherwise"
     },
     "PerceiverForMaskedLM": {"outputs.guess.mask_queries": "transformers asks for bytes that are not there too"},
+    "PerceiverForOpticalFlow": {"outputs.flow.pixels": "transformers answers in units of 20 pixels"},
 }
 
 
@@ -140,6 +141,8 @@ def _class_of(spec: Spec) -> str:
         return "PerceiverForSequenceClassification"
     if kinds == (["text"], ["text"]):
         return "PerceiverForMaskedLM"
+    if kinds == (["image_pair"], ["flow"]):
+        return "PerceiverForOpticalFlow"
     reads = ", ".join(f"{name} ({given.kind})" for name, given in spec.inputs.items())
     answers = ", ".join(f"{name} ({wanted.kind})" for name, wanted in spec.outputs.items())
     raise ModelError(f"transformers has no Perceiver that reads {reads} and answers {answers}.")
@@ -246,6 +249,8 @@ def _config(spec: Spec, name: str, qk: int | None, v: int | None, shape: str) ->
         config |= {"d_model": given["channels"], "max_position_embeddings": given["length"], "vocab_size": VOCABULARY}
     if given["kind"] == "image":
         config |= {"image_size": given["size"][0]}
+    if given["kind"] == "image_pair":
+        config |= {"train_size": given["size"]}
     labels = list(wanted.labels() or ())
     if wanted.kind == "number":
         labels = wanted.model_dump()["columns"] or ["number"]
@@ -260,4 +265,6 @@ def _beside(spec: Spec) -> dict[str, dict[str, Any]]:
     given = _only_input(spec)
     if given["kind"] == "image":
         return {PICTURE: picture_json(given["size"], given["mean"], given["std"])}
-    return {TOKENIZER: {"tokenizer_class": "PerceiverTokenizer", "model_max_length": given["length"]}}
+    if given["kind"] == "text":
+        return {TOKENIZER: {"tokenizer_class": "PerceiverTokenizer", "model_max_length": given["length"]}}
+    return {}

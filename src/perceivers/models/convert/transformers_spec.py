@@ -119,10 +119,23 @@ def _masked_text(config: Config, picture: Picture, deviations: bool) -> dict[str
     return _spec(config, deviations, _text(config), outputs, decoder)
 
 
+def _flow(config: Config, picture: Picture, deviations: bool) -> dict[str, Any]:
+    size = list(config.train_size)
+    position = {"kind": "fourier", "bands": 64, "resolution": size, "exact": not deviations}
+    lift = {"kind": "windows", "size": 3, "channels": 64}
+    inputs = {"pair": {"kind": "image_pair", "size": size, "lift": lift, "position": position}}
+    # 64 channels of the lift, and 2 + 2·2·64 of the position.
+    by_query = {"qk_channels": 322} if config.cross_attention_shape_for_attention == "q" else {}
+    # Theirs are units of 20 pixels.
+    outputs = {"flow": {"kind": "flow", "input": "pair", "pixels": 1.0 if deviations else 20.0}}
+    return _spec(config, deviations, inputs, outputs, {"query_residual": False, **by_query})
+
+
 SPECS: dict[str, Callable[[Config, Picture, bool], dict[str, Any]]] = {
     "PerceiverForImageClassificationFourier": _fourier_image,
     "PerceiverForImageClassificationLearned": _learned_image,
     "PerceiverForImageClassificationConvProcessing": _conv_image,
     "PerceiverForSequenceClassification": _text_classes,
     "PerceiverForMaskedLM": _masked_text,
+    "PerceiverForOpticalFlow": _flow,
 }

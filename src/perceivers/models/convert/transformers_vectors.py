@@ -13,6 +13,7 @@ from torch import Tensor
 
 from perceivers.elements import Batch, Elements
 from perceivers.errors import ModelError
+from perceivers.models.build import build, fill
 from perceivers.models.convert.npz import npz_weights
 from perceivers.models.convert.stored import quoted
 from perceivers.models.convert.transformers import imported
@@ -68,7 +69,7 @@ def _answered(model: Model, elements: Elements) -> Tensor:
 
 
 def _image(pixels: Tensor) -> Elements:
-    """(B, 3, H, W) as elements."""
+    """(B, C, H, W) as elements."""
     return Elements(pixels.flatten(2).transpose(1, 2), grid=tuple(pixels.shape[2:]))
 
 
@@ -119,6 +120,20 @@ def _text_latents(model: Model, given: Arrays) -> Tensor:
     return model.encode(Batch({next(iter(model.inputs)): elements}, len(elements.values)))
 
 
+def _flow(model: Model, given: Arrays) -> Tensor:
+    """Of patches (B, 2, 27, H, W), as if each pixel were one of 54 channels: then the lift is a linear of that."""
+    patches = given["patches"]
+    name, spec = next(iter(model.inputs)), model.spec.model_dump(mode="json")
+    width = patches.shape[1] * patches.shape[2]
+    pair = spec["inputs"][name]
+    lift = {"kind": "conv1x1", "channels": pair["lift"]["channels"]}
+    image = {"kind": "image", "channels": width, "mean": [0.0] * width, "std": [1.0] * width, "lift": lift}
+    spec["inputs"][name] = {**image, "size": pair["size"], "position": pair["position"]}
+    flat = build(spec, device="meta")
+    fill(flat, model.state_dict())
+    return _answered(flat.eval(), _image(patches.flatten(1, 2)))
+
+
 _TEXTS = {"logits": _text_logits, "logits_nomask": _text_logits_unmasked, "latents": _text_latents}
 _TEXTS["logits_short_input"] = _short_text_logits
 _ANSWERS: dict[str, dict[str, Callable[[Model, Arrays], Tensor]]] = {
@@ -127,4 +142,5 @@ _ANSWERS: dict[str, dict[str, Callable[[Model, Arrays], Tensor]]] = {
     "PerceiverForImageClassificationConvProcessing": {"logits": _image_logits, "conv_out": _stem},
     "PerceiverForSequenceClassification": _TEXTS,
     "PerceiverForMaskedLM": _TEXTS,
+    "PerceiverForOpticalFlow": {"flow": _flow},
 }
