@@ -2,7 +2,7 @@
 #
 #   make demo        set up, train on digits, evaluate, predict three images
 #   make test        lint, the whole default suite, the docs site
-#   make test-all    also the slow, network and accelerator tests, and parity with other implementations once there are
+#   make test-all    also the slow, network and accelerator tests, and parity with other implementations
 #   make lint        ruff, pyright, the floors
 #   make docs        the site, in site/
 #   make bench       every script in benchmarks/, beside the libraries that some compare with: hours

@@ -115,3 +115,28 @@ def test_sinusoidal_in_bfloat16_is_computed_before_it_is_rounded():
     position = SinusoidalPosition(4, steps=2000)
     last = position(grid=(2000,), like=LIKE.bfloat16())[-1]
     assert last[0].item() == pytest.approx(math.sin(1999), abs=0.01), "bfloat16 cannot count to 1999"
+
+
+def test_in_float32_the_features_are_those_of_other_libraries_bit_for_bit():
+    """linspace, product, π and sine in float32, one after the other, over the whole grid."""
+    rows, columns = torch.linspace(-1, 1, 9), torch.linspace(-1, 1, 5)
+    positions = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
+    angles = torch.cat([positions[:, a : a + 1] * torch.linspace(1, 112, 16) for a in range(2)], dim=-1) * math.pi
+    wanted = torch.cat([positions, angles.sin(), angles.cos()], dim=-1)
+    position = FourierPosition((224, 224), 16, exact=False)
+    assert torch.equal(position(grid=(9, 5), like=rows), wanted)
+    assert torch.equal(position.window((9, 5), 3, 6, rows).joined(), wanted[15:30])
+    exact = FourierPosition((224, 224), 16)(grid=(9, 5), like=rows)
+    assert 0 < (exact - wanted).abs().max() < 1e-4
+
+
+def test_a_learned_table_between_its_rows():
+    position = LearnedPosition((4, 4), 3)
+    assert torch.equal(position.resized((4, 4)).table, position.table)
+    other = position.resized((6, 9))
+    assert other.grid == (6, 9)
+    assert other(grid=(6, 9)).shape == (54, 3)
+    with torch.no_grad():
+        # Cubic between cells of one value each is that value; beyond the edge the edge is repeated.
+        position.table.copy_(torch.arange(3.0).expand(16, 3))
+    torch.testing.assert_close(position.resized((7, 5)).table, torch.arange(3.0).expand(35, 3))

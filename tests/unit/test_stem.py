@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from perceivers.errors import SpecError
 from perceivers.nn.stem import ConvStem, DebiasedBatchNorm, same_padding, space_to_depth
 
 
@@ -163,3 +164,35 @@ def test_without_a_mask_batch_norm_is_torchs_to_the_last_bit():
     norm = DebiasedBatchNorm(3)
     x = torch.randn(4, 3, 5, 6)
     assert torch.equal(norm(x), F.batch_norm(x, None, None, norm.scale, norm.offset, training=True, eps=1e-5))
+
+
+@given(st.integers(3, 40), st.integers(3, 40), st.integers(1, 8), st.booleans())
+def test_the_padding_of_transformers_by_torchs_own_layers(height, width, kernel, pool):
+    stem = ConvStem(2, 3, 4, kernel, pool=pool, padding="transformers").eval()
+    x = torch.randn(2, height, width, 3)
+    sides = ((kernel - 1) // 2, kernel // 2)
+    wanted = F.conv2d(F.pad(x.movedim(-1, 1), (*sides, *sides)), stem.convolutions[0].weight, stride=2)
+    wanted = (wanted / math.sqrt(1 + 1e-5)).relu()
+    if pool and min(wanted.shape[2:]) >= 3:
+        wanted = F.max_pool2d(wanted, 3, 2)
+    elif pool:
+        with pytest.raises(SpecError, match="no element"):
+            stem.cells((height, width))
+        return
+    assert stem.cells((height, width)) == tuple(wanted.shape[2:])
+    torch.testing.assert_close(stem(x).movedim(-1, 1), wanted)
+
+
+def test_the_padding_of_transformers_loses_a_row_of_224():
+    assert ConvStem(2, 3, 4, padding="transformers").cells((224, 224)) == (55, 55)
+    assert ConvStem(2, 3, 4).cells((224, 224)) == (56, 56)
+
+
+def test_the_padding_of_transformers_with_a_mask_is_that_of_cells_which_are_not_there():
+    stem = ConvStem(2, 1, 4, padding="transformers").eval()
+    x = torch.randn(1, 20, 12, 1)
+    mask = torch.zeros(1, 20, 12, dtype=torch.bool)
+    mask[:, :9] = True
+    noise = torch.where(mask[..., None], x, torch.full_like(x, math.inf))
+    assert torch.equal(stem(noise, mask), stem(torch.where(mask[..., None], x, 0.0), mask))
+    assert stem(x, mask).shape == (1, *stem.cells((20, 12)), 4)

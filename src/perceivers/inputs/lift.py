@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from perceivers.errors import SpecError
 from perceivers.inputs.base import linear_flops
 from perceivers.nn.initialisers import plain_linear
-from perceivers.nn.stem import ConvStem, any_in_patch, space_to_depth, windows_around
+from perceivers.nn.stem import ConvStem, Padding, any_in_patch, space_to_depth, windows_around
 from perceivers.settings import Settings
 
 
@@ -150,7 +150,9 @@ class _Conv(Lift):
         if mask is None:
             return content, None
         stride = (self.stem.stride * (2 if self.stem.pool else 1)) ** len(self.stem.convolutions)
-        return content, any_in_patch(mask, stride).flatten(1)
+        # Beside SAME padding the last cells of the mask may have no element.
+        kept = [slice(n) for n in self.stem.cells(x.shape[1:-1])]
+        return content, any_in_patch(mask, stride)[(slice(None), *kept)].flatten(1)
 
 
 class Pixels(Settings):
@@ -235,10 +237,13 @@ class Conv(Settings):
     layers: int = Field(default=1, ge=1, le=16)
     pool: bool = True
     """Max-pool 3, stride 2, after every layer."""
+    padding: Padding = "same"
+    """Of convolution and pool: TensorFlow's SAME, or as the library transformers pads, for weights made with it."""
 
     def build(self, axes: int, inputs: int) -> Lift:
         """The module for `inputs` channels on a grid of `axes` axes."""
-        return _Conv(ConvStem(axes, inputs, self.channels, self.kernel, self.stride, self.layers, self.pool))
+        stem = ConvStem(axes, inputs, self.channels, self.kernel, self.stride, self.layers, self.pool, self.padding)
+        return _Conv(stem)
 
 
 ImageLift = Annotated[Pixels | Patches | Conv1x1 | Conv, Field(discriminator="kind")]

@@ -35,6 +35,8 @@ class Fourier(_Refined):
     concat_position: bool = True
     """Keep the raw coordinate as the first channels."""
     sine_only: bool = False
+    exact: bool = True
+    """Computed in float64 on a grid; false: in float32, as other libraries do, for weights made with them."""
 
     def build(self, grid: tuple[int, ...]) -> nn.Module:
         """The module, for a grid (or for coordinates of as many axes)."""
@@ -43,7 +45,10 @@ class Fourier(_Refined):
                 f"a fourier position's resolution has {len(self.resolution)} axes {self.resolution}, "
                 f"this input has {len(grid)}; give one number an axis, or leave it out to take the grid's."
             )
-        return self.refined(FourierPosition(self.resolution or grid, self.bands, self.concat_position, self.sine_only))
+        features = FourierPosition(
+            self.resolution or grid, self.bands, self.concat_position, self.sine_only, exact=self.exact
+        )
+        return self.refined(features)
 
 
 class Learned(_Refined):

@@ -16,7 +16,6 @@ from perceivers.errors import DataError
 from perceivers.nn.initialisers import learned_array, plain_linear
 from perceivers.nn.lifted import AxisTables
 from perceivers.positions import (
-    axis_positions,
     cell_positions,
     fourier_channels,
     fourier_features,
@@ -29,6 +28,8 @@ class FourierPosition(nn.Module):
 
     `resolution`: μ per axis. It is independent of the grid: released models encode one grid at another's resolution.
     `end`: whether the last cell of an axis is at 1 (`positions.cell_positions`).
+    `exact`: those of a grid are computed in float64. Else in float32 as other libraries do, and noise in the last bits
+    of angles of some hundreds is the same as theirs.
     The tables of the last grid are kept, since they are the same for every batch.
     """
 
@@ -39,9 +40,11 @@ class FourierPosition(nn.Module):
         concat_position: bool = True,
         sine_only: bool = False,
         end: bool = True,
+        exact: bool = True,
     ) -> None:
         super().__init__()
         self.end = end
+        self.exact = exact
         self.resolution = tuple(resolution)
         self.bands = bands
         self.concat_position = concat_position
@@ -81,13 +84,18 @@ class FourierPosition(nn.Module):
     def places(self, grid: Sequence[int], cells: Int[Tensor, " n"], like: Tensor) -> Float[Tensor, "n P"]:
         """The same features of some cells of a grid, by their numbers in the flattened grid."""
         index = torch.stack(torch.unravel_index(cells, tuple(grid)), dim=-1)
-        axes = [cell_positions(index[:, axis], n, self.end) for axis, n in enumerate(grid)]
+        axes = [self._positions(index[:, axis], n) for axis, n in enumerate(grid)]
         return self._features(torch.stack(axes, dim=-1), self.resolution).to(like.device, like.dtype)
 
     def _table(self, axis: int, start: int, stop: int, cells: int, like: Tensor) -> Float[Tensor, "m P"]:
-        """In float64 until the end: the same in every cut, and exact where a frequency is in the hundreds."""
-        positions = axis_positions(cells, start, stop, self.end)[:, None]
+        """Where exact in float64 until the end; the same in every cut."""
+        positions = self._positions(torch.arange(start, stop), cells)[:, None]
         return self._features(positions, self.resolution[axis : axis + 1]).to(like.device, like.dtype)
+
+    def _positions(self, index: Int[Tensor, " n"], cells: int) -> Float[Tensor, " n"]:
+        if self.exact:
+            return cell_positions(index, cells, self.end)
+        return torch.linspace(-1, 1, cells)[index] if self.end else -1 + 2 * index / cells
 
     def _order(self) -> tuple[int, ...]:
         """Joined channels run [positions][sines, axis outer][cosines]; side by side each table has all of its own."""
@@ -119,6 +127,17 @@ class LearnedPosition(nn.Module):
         """(M, P). Raises `DataError` for any grid but the one it was made for, and for coordinates."""
         self._check(grid)
         return self.table
+
+    def resized(self, grid: Sequence[int]) -> "LearnedPosition":
+        """For another grid of two axes: the table between its rows, bicubic [transformers]."""
+        assert len(self.grid) == len(grid) == 2, "bicubic between two axes"
+        with torch.random.fork_rng(devices=[]):
+            other = LearnedPosition(grid, self.channels)
+        with torch.no_grad():
+            image = self.table.T.unflatten(1, self.grid)[None]
+            table = F.interpolate(image, size=tuple(grid), mode="bicubic", align_corners=False)
+        other.table = nn.Parameter(table[0].flatten(1).T.contiguous())
+        return other
 
     def window(self, grid: Sequence[int], start: int, stop: int, like: Tensor) -> Float[Tensor, "m P"]:
         """Of the rows `start` to `stop` of the grid's first axis."""

@@ -2,17 +2,21 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from perceivers.errors import SpecError
 from perceivers.nn.initialisers import truncated_normal_
 
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d}
 _POOLS = {1: F.max_pool1d, 2: F.max_pool2d}
+
+Padding = Literal["same", "transformers"]
 
 
 def space_to_depth(x: Shaped[Tensor, "B *grid C"], patch: Sequence[int]) -> Shaped[Tensor, "B *cells P"]:
@@ -64,10 +68,16 @@ def any_in_patch(mask: Bool[Tensor, "B *grid"], patch: int) -> Bool[Tensor, "B *
     return space_to_depth(padded[..., None], [patch] * (mask.ndim - 1)).any(-1)
 
 
-def _pad_same(x: Tensor, kernel: int, stride: int, value: float) -> Tensor:
+def _pad(x: Tensor, padding: Iterable[tuple[int, int]], value: float) -> Tensor:
+    """(B, C, n1, …) with cells of `value` before and after each axis."""
     # F.pad counts axes from the last one back.
-    padding = [side for size in reversed(x.shape[2:]) for side in same_padding(size, kernel, stride)]
-    return F.pad(x, padding, value=value) if any(padding) else x
+    sides = [side for pair in reversed(list(padding)) for side in pair]
+    return F.pad(x, sides, value=value) if any(sides) else x
+
+
+def _cut(mask: Tensor, grid: Sequence[int]) -> Tensor:
+    """The first cells of each axis of a mask (B, n1, …)."""
+    return mask[(slice(None), *[slice(n) for n in grid])]
 
 
 class DebiasedBatchNorm(nn.Module):
@@ -138,10 +148,13 @@ class DebiasedBatchNorm(nn.Module):
 
 
 class ConvStem(nn.Module):
-    """Strided convolutions with SAME padding: [conv (no bias) → batch norm → ReLU → max-pool 3, stride 2] × layers.
+    """Strided convolutions: [padding → conv (no bias) → batch norm → ReLU → max-pool 3, stride 2] × layers.
 
-    With axes 2, kernel 7, stride 2, one layer and pooling it is the conv preprocessor of Perceiver IO: 224 → 56
-    [models.md §3]. `pool=False` leaves the pooling out. Channels last in and out.
+    With axes 2, kernel 7, stride 2, one layer, pooling and SAME padding it is the conv preprocessor of Perceiver IO:
+    224 → 56 [models.md §3]. `pool=False` leaves the pooling out. Channels last in and out.
+
+    padding: "same" is TensorFlow's. "transformers" is that library's, for weights that were trained with it: as many
+    cells on both sides of the convolution whatever its stride, and none around the pool, 224 → 55 [models.md §7].
 
     With a mask (B, n1, …), True = real, masked cells read as zero at every layer and enter no batch statistics, so
     that padding changes nothing; a layer's cell is real when any cell of its stride is.
@@ -156,9 +169,10 @@ class ConvStem(nn.Module):
         stride: int = 2,
         layers: int = 1,
         pool: bool = True,
+        padding: Padding = "same",
     ) -> None:
         super().__init__()
-        self.axes, self.kernel, self.stride, self.pool = axes, kernel, stride, pool
+        self.axes, self.kernel, self.stride, self.pool, self.padding = axes, kernel, stride, pool, padding
         widths = [inputs] + [channels] * layers
         convolutions = [_CONVOLUTIONS[axes](a, b, kernel, stride, bias=False) for a, b in itertools.pairwise(widths)]
         self.convolutions = nn.ModuleList(convolutions)
@@ -169,11 +183,25 @@ class ConvStem(nn.Module):
         self.channels = channels
 
     def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
-        """The grid that comes out for the `grid` that goes in."""
+        """The grid that comes out for the `grid` that goes in. Raises `SpecError` where none comes out."""
+        left = list(grid)
         for _ in self.convolutions:
-            grid = [-(-n // self.stride) for n in grid]
-            grid = [-(-n // 2) for n in grid] if self.pool else grid
-        return tuple(grid)
+            left = self._pooled([-(-n // self.stride) for n in left])
+        if min(left) < 1:
+            raise SpecError(f"a convolution stem makes no element of a grid of {tuple(grid)}; give a larger one.")
+        return tuple(left)
+
+    def _pooled(self, grid: Sequence[int]) -> list[int]:
+        """The grid after the pool, where there is one, for that after the convolution."""
+        if not self.pool:
+            return list(grid)
+        return [-(-n // 2) for n in grid] if self.padding == "same" else [max((n - 1) // 2, 0) for n in grid]
+
+    def _around(self, grid: Sequence[int]) -> list[tuple[int, int]]:
+        """Cells of padding before and after each axis of what a convolution reads. Both ways give ⌈n/stride⌉ cells."""
+        if self.padding == "same":
+            return [same_padding(n, self.kernel, self.stride) for n in grid]
+        return [((self.kernel - 1) // 2, self.kernel // 2)] * len(grid)
 
     def flops(self, grid: Sequence[int]) -> int:
         """Multiplications and additions of the convolutions for one sample of that `grid`."""
@@ -186,7 +214,7 @@ class ConvStem(nn.Module):
         """
         found = []
         for layer, read, written in self._layers(grid):
-            pooled = math.prod(-(-n // 2) for n in written) * 3 if self.pool else 0
+            pooled = math.prod(self._pooled(written)) * 3 if self.pool else 0
             out = (2 * math.prod(written) + pooled) * layer.out_channels
             found.append(math.prod(read) * layer.in_channels + out)
         return found
@@ -198,7 +226,7 @@ class ConvStem(nn.Module):
             assert isinstance(layer, (nn.Conv1d, nn.Conv2d)), "made so"
             written = [-(-n // self.stride) for n in read]
             yield layer, read, written
-            read = [-(-n // 2) for n in written] if self.pool else written
+            read = self._pooled(written)
 
     def forward(
         self, x: Float[Tensor, "B *grid C"], mask: Bool[Tensor, "B *grid"] | None = None
@@ -207,11 +235,15 @@ class ConvStem(nn.Module):
         x = _zeroed(x.movedim(-1, 1), mask)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             mask = None if mask is None else any_in_patch(mask, self.stride)
-            x = _zeroed(torch.relu(norm(convolution(_pad_same(x, self.kernel, self.stride, 0.0)), mask)), mask)
+            x = _zeroed(torch.relu(norm(convolution(_pad(x, self._around(x.shape[2:]), 0.0)), mask)), mask)
             if self.pool:
-                mask = None if mask is None else any_in_patch(mask, 2)
-                x = _zeroed(_POOLS[self.axes](_pad_same(x, 3, 2, -math.inf), 3, 2), mask)
+                after = self._pooled(x.shape[2:])
+                mask = None if mask is None else _cut(any_in_patch(mask, 2), after)
+                x = _zeroed(_POOLS[self.axes](self._pad_pool(x), 3, 2), mask)
         return x.movedim(1, -1)
+
+    def _pad_pool(self, x: Tensor) -> Tensor:
+        return _pad(x, [same_padding(n, 3, 2) for n in x.shape[2:]], -math.inf) if self.padding == "same" else x
 
 
 def _zeroed(x: Tensor, mask: Tensor | None) -> Tensor:

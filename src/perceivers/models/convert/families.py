@@ -7,12 +7,13 @@ from collections.abc import Iterable
 
 UNKNOWN = "unknown"
 
-_NO_WEIGHTS = "image classification of Perceiver IO, whose input has no weights (as with Fourier positions)"
-_LEARNED = "image classification of Perceiver IO, learned positions"
-_CONV = "image classification of Perceiver IO, convolution stem"
-_LANGUAGE = "language model of Perceiver IO"
-_FLOW = "optical flow of Perceiver IO"
-_MULTIMODAL = "multimodal autoencoding of Perceiver IO"
+NO_WEIGHTS = "image classification of Perceiver IO, whose input has no weights (as with Fourier positions)"
+LEARNED = "image classification of Perceiver IO, learned positions"
+CONV = "image classification of Perceiver IO, convolution stem"
+LANGUAGE = "language model of Perceiver IO"
+TEXT_CLASSES = "text classification of Perceiver IO"
+FLOW = "optical flow of Perceiver IO"
+MULTIMODAL = "multimodal autoencoding of Perceiver IO"
 
 # The first row that has a name beginning like it decides.
 _HAIKU = (
@@ -22,23 +23,23 @@ _HAIKU = (
     ("perceiver/perceiver_block_1/", "Hierarchical Perceiver"),
     ("perceiver/block_0/", "Perceiver IO in the code of Hierarchical Perceiver"),
     ("perceiver/perceiver_block_0/", "Perceiver IO in the code of Hierarchical Perceiver"),
-    ("multimodal_decoder/", _MULTIMODAL),
-    ("flow_decoder/", _FLOW),
-    ("embedding_decoder/", _LANGUAGE),
-    ("image_preprocessor/~/conv2_d_downsample/", _CONV),
-    ("image_preprocessor/~_build_network_inputs/trainable_position_encoding/", _LEARNED),
+    ("multimodal_decoder/", MULTIMODAL),
+    ("flow_decoder/", FLOW),
+    ("embedding_decoder/", LANGUAGE),
+    ("image_preprocessor/~/conv2_d_downsample/", CONV),
+    ("image_preprocessor/~_build_network_inputs/trainable_position_encoding/", LEARNED),
     ("image_preprocessor/", "image classification of Perceiver IO"),
-    ("classification_decoder/", _NO_WEIGHTS),
+    ("classification_decoder/", NO_WEIGHTS),
 )
 _TRANSFORMERS = (
-    ("perceiver.input_preprocessor.padding.", _MULTIMODAL),
-    ("perceiver.input_preprocessor.conv_after_patches.", _FLOW),
-    ("embedding_decoder.", _LANGUAGE),
-    ("perceiver.input_preprocessor.embeddings.", "text classification of Perceiver IO"),
-    ("perceiver.input_preprocessor.convnet_1x1.", _LEARNED),
-    ("perceiver.input_preprocessor.convnet.", _CONV),
+    ("perceiver.input_preprocessor.padding.", MULTIMODAL),
+    ("perceiver.input_preprocessor.conv_after_patches.", FLOW),
+    ("embedding_decoder.", LANGUAGE),
+    ("perceiver.input_preprocessor.embeddings.", TEXT_CLASSES),
+    ("perceiver.input_preprocessor.convnet_1x1.", LEARNED),
+    ("perceiver.input_preprocessor.convnet.", CONV),
     ("perceiver.input_preprocessor.", UNKNOWN),
-    ("perceiver.decoder.decoder.final_layer.", _NO_WEIGHTS),
+    ("perceiver.decoder.decoder.final_layer.", NO_WEIGHTS),
 )
 
 
