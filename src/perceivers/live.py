@@ -64,7 +64,7 @@ class LiveEncoder:
         self.model = model.eval()
         self.input = input
         self._kind = model.spec.inputs[input]
-        self._crosses = [place for place, (step, _) in enumerate(model.encoder.order) if step == "cross"]
+        self._crosses = [place for place, (step, _) in enumerate(model.perceiver.order) if step == "cross"]
         if len(self._crosses) != 1:
             raise SpecError(
                 f"the model reads its inputs {len(self._crosses)} times (encoder.cross_attends), and after the first "
@@ -153,7 +153,7 @@ class LiveEncoder:
         """
         self._check()
         self._read_changed()
-        encoder, (place,), (states, paths) = self.model.encoder, self._crosses, self._others
+        encoder, (place,), (states, paths) = self.model.perceiver, self._crosses, self._others
         x = self._cross.answered(self._queries, self._asked, [self._tree.root(), *states], [self._path, *paths])
         for _, index in encoder.order[place + 1 :]:
             x = encoder.think(x, index)
@@ -161,7 +161,7 @@ class LiveEncoder:
 
     def _begin(self) -> None:
         """What stays the same: the queries, the path, the sizes of a state; and a tree of nothing."""
-        encoder, (place,) = self.model.encoder, self._crosses
+        encoder, (place,) = self.model.perceiver, self._crosses
         cross = encoder.cross_attends[encoder.order[place][1]]
         assert isinstance(cross, CrossAttend), "cross-attends are CrossAttends"
         x = encoder.latents.expand(1, -1, -1)
@@ -195,7 +195,7 @@ class LiveEncoder:
 
     def _fingerprint(self) -> list[tuple[object, ...]]:
         """Changes whenever a weight does that the latents depend on."""
-        modules = [self.model.inputs, self.model.encoder, *([self.model.fusion] if self.model.fusion else [])]
+        modules = [self.model.inputs, self.model.perceiver, *([self.model.fusion] if self.model.fusion else [])]
         tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
         # A tensor of inference mode counts no versions, and cannot be trained.
         version = lambda t: 0 if t.is_inference() else t._version  # noqa: E731
@@ -207,7 +207,7 @@ class LiveEncoder:
                 "the model's weights changed after this LiveEncoder was made, so what it has read is not what the "
                 "model would read now; make a new LiveEncoder, and give it the elements again."
             )
-        if any(module.training for module in (self.model.encoder, *self.model.inputs.values())):
+        if any(module.training for module in (self.model.perceiver, *self.model.inputs.values())):
             raise PerceiversError(
                 "the model is in training mode, and live inputs are for use; call model.eval() first."
             )

@@ -142,7 +142,14 @@ def collate(rows: Sequence[Row], inputs: Mapping[str, InputSettings], outputs: M
     columns = {name: [row.inputs[name] for row in rows] for name in inputs}
     present = {name: column for name, column in columns.items() if any(s is not None for s in column)}
     elements = {name: inputs[name].collate(column) for name, column in present.items()}
-    targets = {name: kind.collate([_target(row, name, kind) for row in rows]) for name, kind in outputs.items()}
+    targets = {}
+    for name, kind in outputs.items():
+        if kind.of_input is None:
+            targets[name] = kind.collate([_target(row, name, kind) for row in rows])
+        else:
+            whole = elements.get(kind.of_input)
+            absent = inputs[kind.of_input].collate(columns[kind.of_input]) if whole is None else whole
+            targets[name] = kind.target_of(absent)
     return Batch(elements, len(rows), targets)
 
 

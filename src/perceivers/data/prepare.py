@@ -173,6 +173,11 @@ def prepare(
         if name not in inputs and name not in outputs:
             hint = near_miss(name, [*inputs, *outputs])
             raise DataError(f"data.columns names '{name}', which is neither an input nor an output.{hint}")
+        if name in outputs and outputs[name].of_input is not None:
+            raise DataError(
+                f"data.columns names '{name}', but '{name}' has its target from input '{outputs[name].of_input}', not "
+                "from a column; leave it out."
+            )
     reader.check_apart()
     for table in tables.values():
         reader.check_columns(table)

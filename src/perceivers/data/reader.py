@@ -47,7 +47,7 @@ class Reader:
             return any(column in table.columns for column in self._columns(name, kind))
 
         inputs = {name: kind for name, kind in self.inputs.items() if held(name, kind)}
-        outputs = {name: kind for name, kind in self.outputs.items() if held(name, kind)}
+        outputs = {name: kind for name, kind in self.outputs.items() if held(name, kind) or kind.of_input in inputs}
         return Reader(inputs, outputs, self.columns)
 
     def check_columns(self, table: Table) -> None:
@@ -107,6 +107,8 @@ class Reader:
     def target(self, table: Table, index: int, name: str) -> Any:
         """One target of one row. Raises `CellError` naming file, row and column."""
         kind = self.outputs[name]
+        if kind.of_input is not None:
+            return None  # made of the input when samples are put together, after whatever training changes in them
         columns = self._columns(name, kind)
         cells = [table.columns[column][index] for column in columns]
         try:
@@ -129,7 +131,7 @@ class Reader:
         empty = {}
         for name, kind in self.outputs.items():
             columns = self._columns(name, kind)
-            if all(is_missing(cell) for column in columns for cell in table.columns[column]):
+            if kind.of_input is None and all(is_missing(cell) for column in columns for cell in table.columns[column]):
                 empty[name] = ", ".join(columns)
         if empty and (split == TRAIN or len(empty) == len(self.outputs)):
             names, columns = (", ".join(f"'{n}'" for n in part) for part in (empty, empty.values()))

@@ -200,6 +200,13 @@ class InputSettings(Settings, ABC):
         """The grid of a sample before the lift; None where there is none."""
         return None
 
+    def plain_patch(self) -> tuple[int, ...] | None:
+        """Raw cells an axis of an element that is nothing but their standardised values; None: it is something else.
+
+        Only such an input can be an output's `of_input`.
+        """
+        return None
+
     def raw_numbers(self, elements: int) -> int:
         """Numbers in a raw sample that gives M `elements`; one an element, unless a kind says more."""
         return elements

@@ -16,7 +16,7 @@ from perceivers.inputs.base import Input, InputSettings, Sample, Scale, Seed, co
 from perceivers.inputs.decode import read_image
 from perceivers.inputs.grid import GridInput
 from perceivers.inputs.held_grid import HeldGrid
-from perceivers.inputs.lift import Conv, ImageLift, Pixels
+from perceivers.inputs.lift import Conv, ImageLift, Pixels, plain_patch
 from perceivers.inputs.position import Fourier, NoPosition, Position
 from perceivers.settings import Settings
 from perceivers.sources import Source
@@ -179,6 +179,10 @@ class ImageInput(InputSettings):
     def raw_grid(self) -> tuple[int, ...]:
         """Height and width."""
         return self.size
+
+    def plain_patch(self) -> tuple[int, ...] | None:
+        """Of pixels, and of patches without a linear behind them."""
+        return plain_patch(self.lift, 2)
 
     def raw_numbers(self, elements: int) -> int:
         """Every channel of every pixel."""

@@ -248,3 +248,10 @@ class Conv(Settings):
 
 ImageLift = Annotated[Pixels | Patches | Conv1x1 | Conv, Field(discriminator="kind")]
 SeriesLift = Annotated[Samples | Patches | Conv, Field(discriminator="kind")]
+
+
+def plain_patch(lift: Pixels | Samples | Patches | Conv1x1 | Conv, axes: int) -> tuple[int, ...] | None:
+    """Raw cells an axis of an element, of a lift that only rearranges cells; None: it computes with weights."""
+    if isinstance(lift, Patches):
+        return lift.size if lift.channels is None else None
+    return (1,) * axes if isinstance(lift, (Pixels, Samples)) else None

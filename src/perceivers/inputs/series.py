@@ -21,7 +21,7 @@ from perceivers.inputs.base import Input, InputSettings, Sample, Scale, Seed, co
 from perceivers.inputs.grid import GridInput
 from perceivers.inputs.held_grid import HeldGrid
 from perceivers.inputs.held_set import HeldSet
-from perceivers.inputs.lift import Conv, Samples, SeriesLift
+from perceivers.inputs.lift import Conv, Samples, SeriesLift, plain_patch
 from perceivers.inputs.position import Fourier, Learned, NoPosition, Position
 from perceivers.npy import read_npy
 from perceivers.settings import Settings
@@ -228,6 +228,10 @@ class SeriesInput(InputSettings):
     def raw_grid(self) -> tuple[int, ...] | None:
         """(time steps,); None for an irregular series."""
         return None if self.rate is None else (self.steps,)
+
+    def plain_patch(self) -> tuple[int, ...] | None:
+        """Of time steps, and of patches without a linear behind them, of a regular series."""
+        return None if self.rate is None else plain_patch(self.lift, 1)
 
     def raw_numbers(self, elements: int) -> int:
         """Every channel of every time step; an irregular series has an element for each."""

@@ -7,10 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from perceivers.errors import SpecError
+from perceivers.inputs import Input
 from perceivers.models.autoregressive import build_autoregressive
+from perceivers.models.build_hierarchical import ACTIVATION, build_hierarchical
 from perceivers.models.model import Fusion, Model
 from perceivers.models.spec import AttentionSpec, AverageDecoderSpec, CrossDecoder, EncoderSpec, Spec, as_spec
+from perceivers.models.spec_hierarchical import HierarchicalSpec
 from perceivers.nn import MLP, AverageDecoder, CrossAttend, Decoder, Encoder, SelfAttend
+from perceivers.nn.hierarchical import Hierarchical
 from perceivers.nn.initialisers import plain_linear
 from perceivers.nn.perceiver import encoder_order
 from perceivers.outputs.base import Sizes
@@ -36,13 +40,14 @@ def fill(model: Model, tensors: Mapping[str, Tensor]) -> None:
     """Make `model`, from the meta device, one with the weights `tensors`, where they are; all names must fit."""
     model.load_state_dict(tensors, assign=True)
     # The modules below are made for their buffers only; the weights that they draw must not move anyone's generator.
+    grids = {name: kind.raw_grid() for name, kind in model.spec.inputs.items()}
     with torch.random.fork_rng(devices=[]):
         for name, module in model.inputs.items():
             if _has_own_buffers(module):
                 _fill_buffers(module, model.spec.inputs[name].build(), next(model.parameters()))
         for name, module in model.outputs.items():
             if _has_own_buffers(module):
-                source = model.spec.outputs[name].build(Sizes(1, 1, False, model.inputs))  # pyright: ignore[reportArgumentType]
+                source = model.spec.outputs[name].build(Sizes(1, 1, False, model.inputs, grids))  # pyright: ignore[reportArgumentType]
                 _fill_buffers(module, source, next(model.parameters()))
 
 
@@ -68,20 +73,41 @@ def _build(spec: Spec) -> Model:
     if spec.encoder.kind == "autoregressive":
         return build_autoregressive(spec)
     inputs = {name: spec.inputs[name].build() for name in sorted(spec.inputs)}
-    widths = {name: module.channels for name, module in inputs.items()}
-    fusion = Fusion(widths, spec.perceiver.padding, spec.perceiver.masking) if len(inputs) > 1 else None
-    channels = fusion.channels if fusion else next(iter(widths.values()))
-    encoder = _encoder(spec, channels)
+    fusion, grids = None, {name: kind.raw_grid() for name, kind in spec.inputs.items()}
+    if isinstance(spec.encoder, HierarchicalSpec):
+        encoder = _hierarchical(spec, spec.encoder, inputs)
+    else:
+        widths = {name: module.channels for name, module in inputs.items()}
+        fusion = Fusion(widths, spec.perceiver.padding, spec.perceiver.masking) if len(inputs) > 1 else None
+        channels = fusion.channels if fusion else next(iter(widths.values()))
+        encoder = _encoder(spec, channels)
     averaging = isinstance(spec.decoder, AverageDecoderSpec)
-    queries = {name: output.query_channels(spec.latents.channels, inputs) for name, output in spec.outputs.items()}
-    read = dict.fromkeys(queries, spec.latents.channels) if averaging else queries
+    asking = {name: kind for name, kind in spec.outputs.items() if kind.of_input is None}
+    queries = {name: kind.query_channels(spec.read_channels, inputs) for name, kind in asking.items()}
+    read = dict.fromkeys(queries, spec.read_channels) if averaging else queries
     several = len(queries) > 1 and isinstance(spec.decoder, CrossDecoder)
     query_fusion = Fusion(queries, spec.decoder.padding) if several and isinstance(spec.decoder, CrossDecoder) else None
     asked = {name: query_fusion.channels if query_fusion else read[name] for name in queries}
     shared = spec.decoder.output_channels if isinstance(spec.decoder, CrossDecoder) else None
-    sizes = {name: Sizes(queries[name], shared or asked[name], averaging, inputs) for name in queries}
-    outputs = {name: spec.outputs[name].build(sizes[name]) for name in sorted(queries)}
-    return Model(spec, inputs, fusion, encoder, outputs, query_fusion, _decoder(spec, max(asked.values())))
+    sizes = {n: Sizes(queries[n], shared or asked[n], averaging, inputs, grids) for n in queries}
+    # Those that are an input again are read out of its positions' answers, which the encoder's own heads give.
+    again = {n: _position_channels(spec, kind.of_input) for n, kind in spec.outputs.items() if kind.of_input}
+    sizes |= {n: Sizes(width, width, False, inputs, grids) for n, width in again.items()}
+    outputs = {name: spec.outputs[name].build(sizes[name]) for name in sorted(sizes)}
+    decoder = _decoder(spec, max(asked.values())) if asked else AverageDecoder()
+    return Model(spec, inputs, fusion, encoder, outputs, query_fusion, decoder)
+
+
+def _position_channels(spec: Spec, name: str) -> int:
+    """E of the positions that a hierarchy has for that input."""
+    assert isinstance(spec.encoder, HierarchicalSpec), "the spec is valid"
+    central = name in spec.encoder.central_inputs
+    return spec.encoder.widths[spec.encoder.middle] if central else spec.encoder.embedding_channels
+
+
+def _hierarchical(spec: Spec, encoder: HierarchicalSpec, inputs: Mapping[str, Input]) -> Hierarchical:
+    sizes = {name: (spec.inputs[name].elements(), module.channels) for name, module in inputs.items()}
+    return build_hierarchical(encoder, sizes, {kind.of_input for kind in spec.outputs.values() if kind.of_input})
 
 
 def _encoder(spec: Spec, channels: int) -> Encoder:
@@ -130,8 +156,7 @@ def _decoder(spec: Spec, query_channels: int) -> Decoder | AverageDecoder:
     d = spec.decoder
     if isinstance(d, AverageDecoderSpec):
         return AverageDecoder()
-    mlp = MLP(query_channels, d.widening, spec.perceiver.activation)
-    cross = CrossAttend(
-        query_channels, spec.latents.channels, d.heads, d.qk_channels, d.v_channels, mlp, d.query_residual
-    )
+    activation = ACTIVATION if isinstance(spec.encoder, HierarchicalSpec) else spec.perceiver.activation
+    mlp = MLP(query_channels, d.widening, activation)
+    cross = CrossAttend(query_channels, spec.read_channels, d.heads, d.qk_channels, d.v_channels, mlp, d.query_residual)
     return Decoder(cross, plain_linear(query_channels, d.output_channels) if d.output_channels else None)

@@ -33,24 +33,24 @@ def layers_of(model: Model, alive: Alive) -> tuple[Layer, ...]:
     """The encoder's cross-attends and latent blocks in their order, and the decoder."""
     found: list[Layer] = []
     crosses = 0
-    for kind, index in model.encoder.order:
+    for kind, index in model.perceiver.order:
         if kind == "cross":
             crosses += 1
-            found.append(_cross(f"cross-attend {crosses}", model.encoder.cross_attends[index], alive))  # pyright: ignore[reportArgumentType]
+            found.append(_cross(f"cross-attend {crosses}", model.perceiver.cross_attends[index], alive))  # pyright: ignore[reportArgumentType]
             continue
         latents = model.spec.latents.count
         layers = block_layers(model, index)
         products = sum(_products(layer.attention, layer.mlp, latents, latents) for layer in layers)
         size = max(_bytes(layer.attention, layer.mlp, latents, latents) for layer in layers) if layers else 0
         kept = "its inside is computed again in the backward pass" if alive.recompute else "kept for the backward pass"
-        found.append(Layer(f"{len(layers)} self-attends", {}, {}, _seconds(products), size, kept))
+        found.append(Layer(f"{len(layers)} self-attends", {}, {}, seconds_of(products), size, kept))
     if isinstance(model.decoder, Decoder):
         cross, latents = model.decoder.cross_attend, model.spec.latents.count
         queries = sum(output.count(alive.elements) for output in model_outputs(model).values())
         products = _products(cross.attention, cross.mlp, queries, latents)
         size = _bytes(cross.attention, cross.mlp, queries, latents)
         found.append(
-            Layer("decoder", {}, {}, _seconds(products), size, f"{queries:,} queries read {latents:,} latents")
+            Layer("decoder", {}, {}, seconds_of(products), size, f"{queries:,} queries read {latents:,} latents")
         )
     return tuple(found)
 
@@ -68,7 +68,7 @@ def _cross(name: str, cross: CrossAttend, alive: Alive) -> Layer:
         size = max(_alive(shape, paths[n], asking, chunks[n]) for n, shape in shapes.items())
     own = _products(cross.attention, cross.mlp, asking.queries, 0)
     why = "; ".join(_why(n, shape, paths[n], asking) for n, shape in shapes.items())
-    return Layer(name, paths, chunks, read / 1e9 + _seconds(own), size * FLOAT, why)
+    return Layer(name, paths, chunks, read / 1e9 + seconds_of(own), size * FLOAT, why)
 
 
 def _why(name: str, shape: PartShape, path: Path, asking: Asking) -> str:
@@ -110,5 +110,6 @@ def _bytes(attention: Attention, mlp: MLP, queries: int, elements: int) -> int:
     return FLOAT * (queries * own + elements * keys)
 
 
-def _seconds(products: int) -> float:
+def seconds_of(products: int) -> float:
+    """The estimated time of so many multiply-adds of linears, on two cores."""
     return products * COSTS["plain", False][0] / 1e9

@@ -52,8 +52,8 @@ class Alive:
 
     def asking(self, training: bool) -> Asking:
         """Who reads in the first cross-attend; the others have the same shapes. Training may take other paths."""
-        index = next(index for kind, index in self.model.encoder.order if kind == "cross")
-        attention = self.model.encoder.cross_attends[index].attention
+        index = next(index for kind, index in self.model.perceiver.order if kind == "cross")
+        attention = self.model.perceiver.cross_attends[index].attention
         assert isinstance(attention, Attention), "a cross-attend attends"
         widths = attention.key.out_features, attention.value.out_features
         count = self.model.spec.latents.count
@@ -87,9 +87,9 @@ class Alive:
         latents, total = model.spec.latents.count, sum(self.elements.values())
         apart = "plain" not in self.paths(training).values()
         found = []
-        for kind, index in model.encoder.order:
+        for kind, index in model.perceiver.order:
             if kind == "cross":
-                cross = model.encoder.cross_attends[index]
+                cross = model.perceiver.cross_attends[index]
                 found.append(step_of(cross.attention, cross.mlp, latents, total, apart))  # pyright: ignore[reportArgumentType]
             else:
                 found += [step_of(layer.attention, layer.mlp, latents) for layer in block_layers(model, index)]
@@ -109,6 +109,10 @@ class Step:
     gradients: int
     entered: int
     latent: bool
+
+    def times(self, count: int) -> "Step":
+        """So many of them side by side."""
+        return Step(count * self.saved, count * self.gradients, count * self.entered, self.latent)
 
 
 def step_of(attention: Attention, mlp: MLP, queries: int, elements: int | None = None, apart: bool = False) -> Step:
@@ -142,7 +146,7 @@ def model_outputs(model: Model) -> dict[str, Output]:
 
 def block_layers(model: Model, block: int) -> list[SelfAttend]:
     """The self-attends of a latent block."""
-    return list(model.encoder.blocks[block])  # pyright: ignore[reportArgumentType]
+    return list(model.perceiver.blocks[block])  # pyright: ignore[reportArgumentType]
 
 
 def joined_channels(model: Model) -> int:

@@ -16,6 +16,7 @@ from perceivers.inputs import Input, unknown_input
 from perceivers.models.sharding import own_share
 from perceivers.models.spec import Spec
 from perceivers.nn import AverageDecoder, Decoder, Encoder
+from perceivers.nn.hierarchical import Hierarchical, Levels
 from perceivers.nn.initialisers import learned_array
 from perceivers.nn.lifted import Lifted
 from perceivers.nn.streamed import Gathered, Streamed
@@ -91,7 +92,7 @@ class Model(nn.Module):
         spec: Spec,
         inputs: Mapping[str, Input],
         fusion: Fusion | None,
-        encoder: Encoder,
+        encoder: Encoder | Hierarchical,
         outputs: Mapping[str, Output],
         query_fusion: Fusion | None,
         decoder: Decoder | AverageDecoder,
@@ -115,12 +116,16 @@ class Model(nn.Module):
 
     def encode(
         self, batch: "Batch | Mapping[str, Any] | Sequence[Mapping[str, Any]]", group: ProcessGroup | None = None
-    ) -> Tensor:
+    ) -> Tensor | Levels:
         """Latents (B, N, D) of a `Batch`, or of one raw sample, or of a list of raw samples (see `collate`).
+
+        A hierarchical encoder gives two arrays of them, `Levels`.
 
         group: its processes read one sample together, each its rows of every `Source` (see `sharding.own_share`). All
         call this with the same inputs, and all get the same latents; backward, the same gradients.
         """
+        if isinstance(self.encoder, Hierarchical):
+            return self._levels(self.encoder, self.collated(batch), group)
         if group is not None and self.fusion is not None and self.fusion.masking:
             raise SpecError("a model with encoder.masking is read by one process: each would add elements of its own.")
         if group is None:
@@ -135,6 +140,23 @@ class Model(nn.Module):
         for name, source in given.sources.items():
             source.masked = batch.sources[name].masked
         return latents
+
+    def _levels(self, encoder: Hierarchical, batch: Batch, group: ProcessGroup | None) -> Levels:
+        if batch.sources or group is not None:
+            what = "in parts by a group of processes" if group is not None else "from a source"
+            raise SpecError(
+                f"a hierarchical encoder has a place in a group for every element, so inputs cannot be read {what}; "
+                "give them whole, or set encoder.kind: perceiver."
+            )
+        parts = self.lifted(batch)
+        return encoder({name: part for name, part in parts.items() if isinstance(part, Lifted)}, batch.size)
+
+    @property
+    def perceiver(self) -> Encoder:
+        """The encoder of a Perceiver. Raises `SpecError` for another kind, which what asks for it cannot handle."""
+        if not isinstance(self.encoder, Encoder):
+            raise SpecError(f"encoder.kind is {self.spec.encoder.kind}, and this needs a perceiver.")
+        return self.encoder
 
     def lifted(self, batch: Batch) -> dict[str, Lifted | Streamed]:
         """What the encoder reads of each input of `batch` that is there, in sorted order of the names."""
@@ -167,7 +189,7 @@ class Model(nn.Module):
 
     def decode(
         self,
-        latents: Tensor,
+        latents: Tensor | Levels,
         outputs: Iterable[str] | None = None,
         chunk: int | None = None,
         batch: "Batch | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None" = None,
@@ -178,15 +200,27 @@ class Model(nn.Module):
         batch: what was encoded; wanted only by outputs that ask with the elements of an input. points: of an output on
         a grid, the numbers of the cells to ask for; its prediction is then (B, points, …).
         """
-        wanted = (self.spec.latents.count, self.spec.latents.channels)
-        if latents.ndim != 3 or latents.shape[1:] != wanted:
-            raise DataError(
-                f"decode wants latents (B, {wanted[0]}, {wanted[1]}), as encode gives them; got {tuple(latents.shape)}."
-            )
+        read = self._read(latents)
         names = self._names(outputs)
-        contexts = self.contexts(names, latents, batch, points or {})
-        answers = self._answers(contexts, latents, chunk)
+        contexts = self.contexts(names, read, batch, points or {})
+        again = {name: source for name in names if (source := self.spec.outputs[name].of_input) is not None}
+        answers = self._answers({n: context for n, context in contexts.items() if n not in again}, read, chunk)
+        if again:
+            assert isinstance(self.encoder, Hierarchical) and isinstance(latents, Levels), "the spec is valid"  # noqa: PT018
+            answers |= {name: self.encoder.again(latents, source) for name, source in again.items()}
         return {name: self._output(name).predict(answers[name], context) for name, context in contexts.items()}
+
+    def _read(self, latents: Tensor | Levels) -> Tensor:
+        """The latents that the decoder reads: of a hierarchy those of the centre, or the last ones to be averaged."""
+        if isinstance(self.encoder, Hierarchical):
+            if not isinstance(latents, Levels):
+                raise DataError(f"decode wants the Levels that encode gives; got a {type(latents).__name__}.")
+            return latents.final.flatten(1, 2) if isinstance(self.decoder, AverageDecoder) else latents.centre
+        wanted = (self.spec.latents.count, self.spec.latents.channels)
+        if not isinstance(latents, Tensor) or latents.ndim != 3 or latents.shape[1:] != wanted:
+            given = tuple(latents.shape) if isinstance(latents, Tensor) else f"a {type(latents).__name__}"
+            raise DataError(f"decode wants latents (B, {wanted[0]}, {wanted[1]}), as encode gives them; got {given}.")
+        return latents
 
     def _answers(self, contexts: Mapping[str, Context], latents: Tensor, chunk: int | None) -> dict[str, Tensor]:
         if isinstance(self.decoder, AverageDecoder):
@@ -284,7 +318,7 @@ class Model(nn.Module):
 
     def check_passes(self, name: str, source: Source) -> None:
         """Raises `DataError` where a source can be read once and the model reads more often."""
-        crosses = sum(step == "cross" for step, _ in self.encoder.order)
+        crosses = sum(step == "cross" for step, _ in self.perceiver.order)
         if source.once and crosses > 1:
             raise DataError(
                 f"input '{name}', {source.name}: an iterator can be read once, but the model has {crosses} "

@@ -9,15 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from perceivers.models.autoregressive import AutoregressiveModel
 from perceivers.models.build import build
+from perceivers.models.flops import cross_flops, parameters, self_flops
 from perceivers.models.layers import Layer, layers_of
 from perceivers.models.memory import Alive, block_layers, joined_channels, model_inputs, model_outputs
 from perceivers.models.model import Model
+from perceivers.models.plan_hierarchical import HierarchyAlive
 from perceivers.models.spec import Spec, as_spec
-from perceivers.nn import MLP, Attention, CrossAttend, Decoder, SelfAttend
+from perceivers.models.spec_hierarchical import HierarchicalSpec
+from perceivers.nn import Decoder
 from perceivers.nn.attention.planner import Path
 
 FLOAT = 4  # bytes
@@ -128,11 +129,14 @@ def plan(spec: "Spec | Mapping[str, Any]", batch: int = 1, averages: bool = Fals
         elements[name] = ASSUMED_STEPS
         assumed.append(f"input '{name}' is irregular and has no fixed length: assumed {ASSUMED_STEPS:,} elements")
     changes = [(False, False)] if budget is None else [(False, False), (True, False), (False, True), (True, True)]
-    found = [_plan(model, Alive(model, elements, *change), batch, averages, assumed, budget) for change in changes]
+    kind = HierarchyAlive if isinstance(spec.encoder, HierarchicalSpec) else Alive
+    found = [_plan(model, kind(model, elements, *change), batch, averages, assumed, budget) for change in changes]
     return next((made for made in found if made.fits), min(found, key=lambda made: made.memory.training))
 
 
-def _plan(model: Model, alive: Alive, batch: int, averages: bool, assumed: list[str], budget: float | None) -> Plan:
+def _plan(
+    model: Model, alive: Alive | HierarchyAlive, batch: int, averages: bool, assumed: list[str], budget: float | None
+) -> Plan:
     size = sum(p.numel() for p in model.parameters()) * FLOAT
     memory = Memory(
         parameters=size + sum(b.numel() * b.element_size() for b in model.buffers()),
@@ -142,17 +146,23 @@ def _plan(model: Model, alive: Alive, batch: int, averages: bool, assumed: list[
         training_activations=(alive.training() * batch + alive.tables(True)) * FLOAT,
         inference_activations=(alive.inference() * batch + alive.tables(False)) * FLOAT,
     )
+    if isinstance(alive, HierarchyAlive):
+        parts, layers = [Part(*row) for row in alive.rows()], alive.layers()
+        channels, latents = alive.channels, alive.latents
+    else:
+        parts, layers = _parts(model, alive.elements), layers_of(model, alive)
+        channels, latents = joined_channels(model), (model.spec.latents.count, model.spec.latents.channels)
     return Plan(
-        parts=tuple(_parts(model, alive.elements)),
+        parts=tuple(parts),
         elements=alive.elements,
-        channels=joined_channels(model),
+        channels=channels,
         paths=alive.paths(False),
         training_paths=alive.paths(True),
-        latents=(model.spec.latents.count, model.spec.latents.channels),
+        latents=latents,
         batch=batch,
         memory=memory,
         assumed=tuple(assumed),
-        layers=layers_of(model, alive),
+        layers=layers,
         budget=None if budget is None else int(budget),
         flat=alive.flat,
         recompute=alive.recompute,
@@ -176,7 +186,7 @@ def _completed(spec: Spec) -> tuple[Spec, list[str]]:
 
 
 def _parts(model: Model, elements: Mapping[str, int]) -> list[Part]:
-    encoder, total = model.encoder, sum(elements.values())
+    encoder, total = model.perceiver, sum(elements.values())
     latents = model.spec.latents.count
     crosses = sum(cross_flops(encoder.cross_attends[i], latents, total) for kind, i in encoder.order if kind == "cross")
     thinks = sum(
@@ -184,50 +194,20 @@ def _parts(model: Model, elements: Mapping[str, int]) -> list[Part]:
     )
     outputs = model_outputs(model)
     parts = [
-        Part(f"input {name}", _count(module), module.flops(elements[name], grid))
+        Part(f"input {name}", parameters(module), module.flops(elements[name], grid))
         for name, module, grid in model_inputs(model)
     ]
     if model.fusion is not None:
-        parts.append(Part("input embeddings", _count(model.fusion), 0))
+        parts.append(Part("input embeddings", parameters(model.fusion), 0))
     parts += [
         Part("latents", encoder.latents.numel(), 0),
-        Part("cross-attends", _count(encoder.cross_attends), crosses),
-        Part("self-attends", _count(encoder.blocks), thinks),
+        Part("cross-attends", parameters(encoder.cross_attends), crosses),
+        Part("self-attends", parameters(encoder.blocks), thinks),
     ]
-    parts += [Part(f"output {name}", _count(module), module.flops(elements)) for name, module in outputs.items()]
+    parts += [Part(f"output {name}", parameters(module), module.flops(elements)) for name, module in outputs.items()]
     if model.query_fusion is not None:
-        parts.append(Part("output embeddings", _count(model.query_fusion), 0))
+        parts.append(Part("output embeddings", parameters(model.query_fusion), 0))
     if isinstance(model.decoder, Decoder):
         flops = cross_flops(model.decoder.cross_attend, sum(o.count(elements) for o in outputs.values()), latents)
-        parts.append(Part("decoder", _count(model.decoder), flops))
+        parts.append(Part("decoder", parameters(model.decoder), flops))
     return parts
-
-
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
-def _linear_flops(layer: nn.Linear, rows: int) -> int:
-    return 2 * rows * layer.in_features * layer.out_features
-
-
-def _mlp_flops(mlp: MLP, rows: int) -> int:
-    return _linear_flops(mlp.hidden, rows) + _linear_flops(mlp.output, rows)
-
-
-def _attention_flops(attention: Attention, queries: int, elements: int) -> int:
-    """Four linears, the scores 2·O·M·F and the weighted sum 2·O·M·V."""
-    projections = _linear_flops(attention.query, queries) + _linear_flops(attention.output, queries)
-    projections += _linear_flops(attention.key, elements) + _linear_flops(attention.value, elements)
-    return projections + 2 * queries * elements * (attention.query.out_features + attention.value.out_features)
-
-
-def cross_flops(cross: nn.Module, queries: int, elements: int) -> int:
-    """Of a cross-attend of so many queries and elements."""
-    assert isinstance(cross, CrossAttend), "encoders and decoders cross-attend"
-    return _attention_flops(cross.attention, queries, elements) + _mlp_flops(cross.mlp, queries)
-
-
-def self_flops(layer: SelfAttend, latents: int) -> int:
-    """Of a self-attend of so many latents."""
-    return _attention_flops(layer.attention, latents, latents) + _mlp_flops(layer.mlp, latents)

@@ -2,8 +2,9 @@
 
 from perceivers.inputs.base import linear_flops
 from perceivers.models.autoregressive import AutoregressiveModel
+from perceivers.models.flops import cross_flops, self_flops
 from perceivers.models.memory import step_of
-from perceivers.models.plan import FLOAT, Memory, Part, Plan, cross_flops, self_flops
+from perceivers.models.plan import FLOAT, Memory, Part, Plan
 from perceivers.nn import CrossAttend, SelfAttend
 
 

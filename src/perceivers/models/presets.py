@@ -6,6 +6,7 @@ from typing import Any
 
 from perceivers.errors import unknown
 from perceivers.models.presets_autoregressive import AUTOREGRESSIVE, P3
+from perceivers.models.presets_hierarchical import hierarchical_rows
 from perceivers.models.spec import Spec, as_spec
 
 P1 = "Perceiver: General Perception with Iterative Attention, arXiv 2103.03206"
@@ -165,6 +166,7 @@ PRESETS: dict[str, Preset] = {
             Preset(name, spec, parameters, P3, table, result, licence)
             for name, spec, parameters, table, result, licence in AUTOREGRESSIVE
         ),
+        *(Preset(*row) for row in hierarchical_rows(_IMAGENET)),
     )
 }
 

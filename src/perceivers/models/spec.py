@@ -9,6 +9,7 @@ from torch import nn
 from perceivers.errors import SpecError, near_miss
 from perceivers.inputs import AnyInput, InputSettings
 from perceivers.models.spec_autoregressive import Activation, AutoregressiveSpec, check_autoregressive
+from perceivers.models.spec_hierarchical import HierarchicalSpec, check_hierarchy, without_positions
 from perceivers.nn.perceiver import Sharing
 from perceivers.outputs import AnyOutput
 from perceivers.settings import Settings, parse_settings
@@ -90,7 +91,9 @@ def _encoder_kind(data: Any) -> str:
 
 
 AnyEncoder = Annotated[
-    Annotated[EncoderSpec, Tag("perceiver")] | Annotated[AutoregressiveSpec, Tag("autoregressive")],
+    Annotated[EncoderSpec, Tag("perceiver")]
+    | Annotated[AutoregressiveSpec, Tag("autoregressive")]
+    | Annotated[HierarchicalSpec, Tag("hierarchical")],
     Discriminator(_encoder_kind),
 ]
 
@@ -132,6 +135,13 @@ class Spec(Settings):
             return self.encoder
         raise SpecError(f"this is for models with encoder.kind: perceiver, and this one's is {self.encoder.kind}.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _positions_of_a_hierarchy(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and _encoder_kind(data.get("encoder")) == "hierarchical" and "inputs" in data:
+            return {**data, "inputs": without_positions(data["inputs"])}
+        return data
+
     @model_validator(mode="after")
     def _encoder_fits(self) -> Self:
         if isinstance(self.encoder, AutoregressiveSpec):
@@ -147,6 +157,26 @@ class Spec(Settings):
             for name, kind in kinds.items():
                 if kind.continued if isinstance(kind, InputSettings) else kind.continues:
                     raise ValueError(f"{group}.{name}, of kind {kind.kind}, needs encoder.kind: autoregressive")
+        for name, output in self.outputs.items():
+            source = output.of_input
+            if source is None:
+                continue
+            if source not in self.inputs:
+                raise ValueError(
+                    f"outputs.{name}.input is '{source}', which is no input{near_miss(source, self.inputs)}"
+                )
+            if not isinstance(self.encoder, HierarchicalSpec):
+                raise ValueError(f"outputs.{name} is a reconstruction, which needs encoder.kind: hierarchical")
+            if self.inputs[source].plain_patch() is None:
+                raise ValueError(
+                    f"outputs.{name} cannot be of '{source}': its elements are no plain values; an image of pixels or "
+                    "of patches without channels, or a series with a rate and without convolutions, can be had again"
+                )
+        if isinstance(self.encoder, HierarchicalSpec):
+            if self.latents != Latents():
+                raise ValueError("each block of a hierarchical encoder has latents of its own; leave latents out")
+            averaging = isinstance(self.decoder, AverageDecoderSpec)
+            check_hierarchy(self.encoder, self.inputs, self.outputs, averaging)
         return self
 
     @model_validator(mode="after")
@@ -159,6 +189,14 @@ class Spec(Settings):
                         "leave its query out, or set decoder.kind: cross_attend"
                     )
         return self
+
+    @property
+    def read_channels(self) -> int:
+        """Channels of the latents that the decoder reads."""
+        if not isinstance(self.encoder, HierarchicalSpec):
+            return self.latents.channels
+        averaging = isinstance(self.decoder, AverageDecoderSpec)
+        return self.encoder.final.channels if averaging else self.encoder.centre.channels
 
     @model_validator(mode="after")
     def _masked_inputs_exist(self) -> Self:
@@ -182,22 +220,25 @@ class Spec(Settings):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
-        if not isinstance(self.encoder, EncoderSpec):
+        if isinstance(self.encoder, AutoregressiveSpec):
             return self
         # What the encoder's cross-attends read is as wide as the inputs make it: without a width of their own, `build`
         # looks at those.
-        width, cross = self.latents.channels, self.encoder.cross
-        parts: list[tuple[str, AttentionSpec | CrossDecoder, int | None]] = [
-            ("encoder.self_attend", self.encoder.self_attend, width),
-            ("encoder.cross", cross, None),
-        ]
+        width = self.read_channels
+        parts: list[tuple[str, AttentionSpec | CrossDecoder, int | None]] = []
+        if isinstance(self.encoder, EncoderSpec):
+            parts += [
+                ("encoder.self_attend", self.encoder.self_attend, width),
+                ("encoder.cross", self.encoder.cross, None),
+            ]
         if isinstance(self.decoder, CrossDecoder):
             parts.append(("decoder", self.decoder, width))
         for key, part, default in parts:
             qk = part.qk_channels or default
             for name, channels in (("qk_channels", qk), ("v_channels", part.v_channels or qk)):
                 if channels and channels % part.heads:
-                    what = f"{key}.{name}" if getattr(part, name) else "latents.channels"
+                    own = "the centre's channels" if isinstance(self.encoder, HierarchicalSpec) else "latents.channels"
+                    what = f"{key}.{name}" if getattr(part, name) else own
                     raise ValueError(
                         f"{key}.heads is {part.heads}, which does not divide {what} = {channels}; "
                         f"make {what} a multiple of {part.heads}, or change the heads"

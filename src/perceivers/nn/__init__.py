@@ -6,10 +6,11 @@ The legend of letters, the same everywhere in perceivers:
     N latents            D latent channels     A coordinate axes
     O queries            E query channels      H heads
     F query/key channels in all heads          V value channels in all heads
-    K Fourier bands      P position channels
+    K Fourier bands      P position channels   G groups
     T tokens             n places of latents: N, or N/k with k latents on a token
 
-Papers: P1 = Perceiver (arXiv 2103.03206), P2 = Perceiver IO (arXiv 2107.14795), P3 = Perceiver AR (arXiv 2202.07765).
+Papers: P1 = Perceiver (arXiv 2103.03206), P2 = Perceiver IO (arXiv 2107.14795), P3 = Perceiver AR (arXiv 2202.07765),
+P4 = Hierarchical Perceiver (arXiv 2202.10890).
 """
 
 from perceivers.nn.attention import Attention, attend, attend_plain

@@ -118,7 +118,8 @@ class CrossAttend(nn.Module):
 class SelfAttend(nn.Module):
     """Latents think among themselves, pre-norm: x = x + Attention(LN(x)); x = x + MLP(LN(x)).
 
-    `qk_channels` defaults to the latents' channels, `v_channels` to `qk_channels`, `mlp` to `MLP(channels)`.
+    `qk_channels` defaults to the latents' channels, `v_channels` to `qk_channels`, `mlp` to `MLP(channels)`. `skipped`
+    may leave out what attention and MLP would add (see `nn.hierarchical.DropPath`).
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class SelfAttend(nn.Module):
         v_channels: int | None = None,
         mlp: MLP | None = None,
         dropout: float = 0.0,
+        skipped: nn.Module | None = None,
     ) -> None:
         super().__init__()
         qk = qk_channels or channels
@@ -137,6 +139,7 @@ class SelfAttend(nn.Module):
         self.mlp_norm = nn.LayerNorm(channels, LAYER_NORM_EPS)
         self.mlp = mlp or MLP(channels)
         self.dropout = nn.Dropout(dropout)
+        self.skipped = skipped or nn.Identity()
 
     def forward(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         """The latents after one round of self-attention and MLP."""
@@ -145,5 +148,5 @@ class SelfAttend(nn.Module):
 
     def after(self, latents: Tensor, read: Tensor) -> Tensor:
         """The latents (B, N, D) once their attention has `read` as much: residual and MLP."""
-        x = latents + self.dropout(read)
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        x = latents + self.skipped(self.dropout(read))
+        return x + self.skipped(self.dropout(self.mlp(self.mlp_norm(x))))

@@ -21,11 +21,12 @@ def truncated_normal_(tensor: Tensor, std: float) -> Tensor:
     return nn.init.trunc_normal_(tensor, mean=0.0, std=std, a=-2 * std, b=2 * std)
 
 
-def block_linear(inputs: int, outputs: int) -> BlockLinear:
-    """A linear of an attention or MLP block: variance scaling (fan-in, truncated normal), zero bias."""
-    layer = BlockLinear(inputs, outputs)
+def block_linear(inputs: int, outputs: int, bias: bool = True) -> BlockLinear:
+    """A linear of an attention or MLP block: variance scaling (fan-in, truncated normal), zero bias or none."""
+    layer = BlockLinear(inputs, outputs, bias=bias)
     truncated_normal_(layer.weight, 1 / math.sqrt(inputs) / TRUNCATED_STD)
-    nn.init.zeros_(layer.bias)
+    if bias:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
@@ -43,3 +44,8 @@ def plain_linear(inputs: int, outputs: int, zero: bool = False) -> nn.Linear:
 def learned_array(*shape: int, std: float = 0.02) -> nn.Parameter:
     """A trainable array (latents, queries, positions): truncated normal of scale `std`."""
     return nn.Parameter(truncated_normal_(torch.empty(*shape), std))
+
+
+def scaled_array(rows: int, channels: int) -> nn.Parameter:
+    """A trainable array by variance scaling, its rows being the fan-in: std 1/√rows [official HiP code]."""
+    return learned_array(rows, channels, std=1 / math.sqrt(rows) / TRUNCATED_STD)

@@ -10,6 +10,7 @@ from perceivers.outputs.flow import FlowOutput
 from perceivers.outputs.grid import GridOutput
 from perceivers.outputs.next_token import NextTokenOutput
 from perceivers.outputs.number import NumberOutput
+from perceivers.outputs.reconstruction import ReconstructionOutput
 from perceivers.outputs.text import TextOutput
 
 KINDS: dict[str, type[OutputSettings]] = {
@@ -19,10 +20,11 @@ KINDS: dict[str, type[OutputSettings]] = {
     "flow": FlowOutput,
     "grid": GridOutput,
     "next_token": NextTokenOutput,
+    "reconstruction": ReconstructionOutput,
 }
 
 AnyOutput = Annotated[
-    CategoryOutput | NumberOutput | TextOutput | FlowOutput | GridOutput | NextTokenOutput,
+    CategoryOutput | NumberOutput | TextOutput | FlowOutput | GridOutput | NextTokenOutput | ReconstructionOutput,
     Field(discriminator="kind"),
 ]
 

@@ -82,6 +82,11 @@ class OutputSettings(Settings, ABC):
         """Whether it names its table columns itself."""
         return False
 
+    @property
+    def of_input(self) -> str | None:
+        """The input whose own values are the target, which is then in no column; None: the target is in columns."""
+        return None
+
     def table_columns(self, name: str) -> list[str]:
         """The table columns that hold the target when the recipe maps none: its own name."""
         return [name]
@@ -117,6 +122,10 @@ class OutputSettings(Settings, ABC):
     def collate(self, targets: Sequence[Any]) -> Tensor:
         """Parsed targets as a tensor with B rows."""
 
+    def target_of(self, elements: Elements) -> Tensor:
+        """The target of a kind that has it from an input (`of_input`), with B rows."""
+        raise AssertionError(f"targets of {type(self).__name__} are in columns")
+
     def soft(self, target: Tensor) -> Tensor:
         """A collated target as shares (B, K) that the loss takes too; a row of zeros where it is not known."""
         raise AssertionError(f"targets of {type(self).__name__} have no shares")
@@ -135,13 +144,15 @@ class Sizes(NamedTuple):
     """What an output's module is built with.
 
     query: E. read: channels of the answers that its head reads. averaging: these are the mean of the latents, so it
-    asks no query and its head starts at zero. inputs: the model's input modules.
+    asks no query and its head starts at zero. inputs: the model's input modules. grids: their raw grids, where they
+    have any.
     """
 
     query: int
     read: int
     averaging: bool
     inputs: Mapping[str, nn.Module]
+    grids: Mapping[str, tuple[int, ...] | None] = {}
 
 
 class Output(nn.Module, ABC):

@@ -22,7 +22,6 @@ from perceivers.data.table import TRAIN
 from perceivers.errors import DataError, PerceiversError, SpecError, TrainingError, missing_extra
 from perceivers.models.build import build
 from perceivers.models.model import Model, Trained
-from perceivers.models.spec import EncoderSpec
 from perceivers.models.weights import save
 from perceivers.training import rng
 from perceivers.training.card import model_card
@@ -160,9 +159,9 @@ def _save_memory(model: Model, recipe: Recipe, reporter: Reporter) -> None:
     budget = recipe.training.memory_budget
     if budget is None:
         return
-    if not isinstance(recipe.model.encoder, EncoderSpec):
+    if recipe.model.encoder.kind == "autoregressive":
         raise SpecError(
-            "training.memory_budget is for encoder.kind: perceiver; an autoregressive model is made no smaller by it. "
+            "training.memory_budget makes an autoregressive model no smaller. "
             "Leave it out, and choose training.batch_size by perceivers plan."
         )
     made = plan(recipe)

@@ -94,11 +94,11 @@ def self_attend(ours: str, theirs: str) -> Iterator[Entry]:
 def _encoder(model: Model) -> Iterator[Entry]:
     e = model.spec.encoder
     assert isinstance(e, EncoderSpec), "a Perceiver's"
-    if len(model.encoder.blocks) > 1:
+    if len(model.perceiver.blocks) > 1:
         raise ModelError(
             "DeepMind's files hold one latent block, whose weights all blocks share; this spec has several."
         )
-    if len(model.encoder.cross_attends) > 1:
+    if len(model.perceiver.cross_attends) > 1:
         yield from _composed(model)
         return
     top = "perceiver_encoder/~"
@@ -111,7 +111,7 @@ def _encoder(model: Model) -> Iterator[Entry]:
 def _composed(model: Model) -> Iterator[Entry]:
     """The 2021 Perceiver, which was never released: as vectors recorded from its official modules call them."""
     yield from array("encoder.latents", "latents")
-    for index, name in enumerate(("first", "shared")[: len(model.encoder.cross_attends)]):
+    for index, name in enumerate(("first", "shared")[: len(model.perceiver.cross_attends)]):
         yield from cross_attend(f"encoder.cross_attends.{index}.", f"cross_attention_{name}")
     for index in range(model.spec.encoder.layers):
         yield from self_attend(f"encoder.blocks.0.{index}.", f"self_attention_{index}")
@@ -184,7 +184,7 @@ def _output(model: Model) -> Iterator[Entry]:
     (name, kind), *_ = model.spec.outputs.items()
     ours = f"outputs.{name}"
     if isinstance(model.spec.decoder, AverageDecoderSpec):
-        composed = len(model.encoder.cross_attends) > 1
+        composed = len(model.perceiver.cross_attends) > 1
         yield from linear(f"{ours}.head.", "logits" if composed else "projection_decoder/~/logits")
         return
     if kind.kind == "text":

@@ -14,6 +14,7 @@ from torch import Tensor
 from perceivers.elements import Batch, Elements
 from perceivers.errors import ModelError
 from perceivers.models.convert.deepmind import IGNORED, entries
+from perceivers.models.convert.hierarchical import recomputed_groups, recomputed_hierarchy
 from perceivers.models.convert.mapping import assembled
 from perceivers.models.convert.read import read_weights
 from perceivers.models.convert.recorded_autoregressive import recomputed_autoregressive
@@ -117,6 +118,7 @@ def _images(stored: Stored, spec: Spec) -> dict[str, Tensor]:
         suffix, elements = name.removeprefix("input/images"), _grid(_input(stored, name.removeprefix("input/")), 2)
         batch = Batch({"image": elements}, len(elements.values))
         latents = model.encode(batch)
+        assert isinstance(latents, Tensor), "a Perceiver's"
         found[f"encoder_input{suffix}"] = model.inputs["image"](elements).joined()
         found[f"latents{suffix}"] = latents
         found[f"logits{suffix}"] = model.decode(latents)["label"]
@@ -150,6 +152,7 @@ def _language(stored: Stored) -> Recomputed:
     model = _official(language_spec(stored), stored)
     unmasked = _official(language_spec(stored, mask_queries=False), stored)
     latents = model.encode(masked)
+    assert isinstance(latents, Tensor), "a Perceiver's"
     # What the embedding reads: the decoder's own answers.
     asked = model.queries("text", model.contexts(["text"], latents, masked, {})["text"])
     return {
@@ -180,4 +183,6 @@ _RECORDERS: Mapping[str, Callable[[Stored], Recomputed]] = {
     "vocab": _language,
     "input_preprocessor": _image_classifier,
     "params/att/linear/w": recomputed_blocks,
+    "modality_order": recomputed_hierarchy,
+    "assign_groups_cases": recomputed_groups,
 }
