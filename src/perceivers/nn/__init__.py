@@ -14,11 +14,14 @@ Papers: P1 = Perceiver (arXiv 2103.03206), P2 = Perceiver IO (arXiv 2107.14795).
 from perceivers.nn.attention import Attention, attend, attend_plain
 from perceivers.nn.blocks import MLP, CrossAttend, SelfAttend
 from perceivers.nn.perceiver import AverageDecoder, Decoder, Encoder
+from perceivers.nn.upsample import Conv2DUpsample, Conv3DUpsample
 
 __all__ = [
     "MLP",
     "Attention",
     "AverageDecoder",
+    "Conv2DUpsample",
+    "Conv3DUpsample",
     "CrossAttend",
     "Decoder",
     "Encoder",

@@ -17,6 +17,7 @@ from perceivers.models.convert.deepmind import IGNORED, entries
 from perceivers.models.convert.mapping import assembled
 from perceivers.models.convert.read import read_weights
 from perceivers.models.convert.recorded_blocks import recomputed_blocks
+from perceivers.models.convert.recorded_functions import recomputed_functions, recomputed_postprocessors
 from perceivers.models.convert.recorded_specs import composed_spec, flow_spec, image_spec, language_spec
 from perceivers.models.convert.stored import Stored, refused
 from perceivers.models.model import Model
@@ -177,4 +178,6 @@ _RECORDERS: Mapping[str, Callable[[Stored], Recomputed]] = {
     "vocab": _language,
     "input_preprocessor": _image_classifier,
     "params/att/linear/w": recomputed_blocks,
+    "params/up2/~/transp_conv_1/w": recomputed_postprocessors,
+    "input/gelu": recomputed_functions,
 }
