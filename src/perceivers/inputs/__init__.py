@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from perceivers.inputs.audio import AudioInput
 from perceivers.inputs.augment_image import ImageAugmentation
 from perceivers.inputs.augment_series import SeriesAugmentation
 from perceivers.inputs.base import Input, InputSettings, Sample, Seed, unknown_input
@@ -13,10 +14,13 @@ from perceivers.inputs.image_pair import ImagePairInput
 from perceivers.inputs.number import NumberInput
 from perceivers.inputs.series import SeriesInput
 from perceivers.inputs.text import TextInput
+from perceivers.inputs.video import VideoInput
 
 KINDS: dict[str, type[InputSettings]] = {
     "image": ImageInput,
     "image_pair": ImagePairInput,
+    "video": VideoInput,
+    "audio": AudioInput,
     "series": SeriesInput,
     "number": NumberInput,
     "category": CategoryInput,
@@ -26,7 +30,8 @@ KINDS: dict[str, type[InputSettings]] = {
 AnyAugmentation = Annotated[ImageAugmentation | SeriesAugmentation, Field(discriminator="kind")]
 
 AnyInput = Annotated[
-    ImageInput | ImagePairInput | SeriesInput | NumberInput | CategoryInput | TextInput, Field(discriminator="kind")
+    ImageInput | ImagePairInput | VideoInput | AudioInput | SeriesInput | NumberInput | CategoryInput | TextInput,
+    Field(discriminator="kind"),
 ]
 
 __all__ = ["KINDS", "AnyAugmentation", "AnyInput", "Input", "InputSettings", "Sample", "Seed", "unknown_input"]
