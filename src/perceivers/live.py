@@ -35,7 +35,8 @@ class LiveEncoder:
 
     model: one whose encoder reads its inputs once (`cross_attends: 1`). It is put in evaluation mode; no gradients.
     input: the name of the live input. An irregular series is a set of events: `append`, `replace`, `delete`, `slide`,
-    by the ids that `append` gives. An image or a regular series is a grid of cells: `replace` and `delete` of windows.
+    by the ids that `append` gives. An image, a video, a sound or a regular series is a grid of cells: `replace` and
+    `delete` of windows.
     others: raw values of the other inputs, read once; those that are left out are absent.
     value: what the live input holds to begin with, as `encode` takes it; None: nothing (every cell is masked).
     block: about how many elements are read anew when one of them changes.

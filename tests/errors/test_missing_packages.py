@@ -4,6 +4,8 @@ import subprocess
 import sys
 from typing import Any
 
+import media
+import numpy as np
 import pytest
 import toys
 
@@ -88,6 +90,22 @@ def test_files(trained, tmp_path, monkeypatch, package, name, install, purpose):
     toys.write_picture(tmp_path / name, "dark", 0)
     block(monkeypatch, package)
     assert message(predict, trained / "run", [tmp_path / name]) == said(install, "data", purpose)
+
+
+def test_sounds_and_videos(tmp_path, monkeypatch):
+    from perceivers.inputs.audio import AudioInput
+    from perceivers.inputs.video import VideoInput
+
+    sound, video = AudioInput(samples=64, rate=8000, resample=True), VideoInput(size=(2, 8, 8))
+    clip = media.mp4_bytes(np.zeros((2, 8, 8, 3), np.uint8))
+    for package in ("soundfile", "soxr", "av"):
+        block(monkeypatch, package)
+    assert sound.parse(media.wav_bytes(np.zeros(64))).mask is None, "plain WAV files need nothing"
+    needed = said("soundfile", "audio", "reading sound that is no plain WAV")
+    assert message(sound.parse, media.float_wav_bytes(np.zeros(64))) == needed
+    found = message(sound.parse, media.wav_bytes(np.zeros(64), rate=16_000))
+    assert found == said("soxr", "audio", "resampling sound")
+    assert message(video.parse, clip) == said("av", "video", "reading video files")
 
 
 def test_tables_and_data_sets(tmp_path, monkeypatch):

@@ -242,7 +242,12 @@ class TestClassFolder:
         written(tmp_path / "cat" / "1.png", "")
         for name in "abcd":
             written(tmp_path / "dog" / f"{name}.txt", "")
-        refused(tmp_path, "4 of 5 files", "not images (dog/a.txt, dog/b.txt, dog/c.txt and 1 more)", ".png")
+        refused(
+            tmp_path,
+            "4 of 5 files",
+            "neither images, sounds nor videos (dog/a.txt, dog/b.txt, dog/c.txt and 1 more)",
+            ".png",
+        )
 
     def test_empty_class(self, tmp_path):
         written(tmp_path / "cat" / "1.png", "")
@@ -256,7 +261,7 @@ class TestClassFolder:
     def test_images_beside_classes(self, tmp_path):
         written(tmp_path / "cat" / "1.png", "")
         written(tmp_path / "stray.jpg", "")
-        refused(tmp_path, "1 images stand beside the class folders (stray.jpg)")
+        refused(tmp_path, "1 files stand beside the class folders (stray.jpg)")
 
 
 class TestWriteRows:

@@ -15,12 +15,16 @@ from hypothesis import strategies as st
 
 from perceivers.data.files import read_table
 from perceivers.errors import DataError
+from perceivers.inputs.audio import AudioInput
 from perceivers.inputs.base import InputSettings
 from perceivers.inputs.image import ImageInput
 from perceivers.inputs.series import SeriesInput
+from perceivers.inputs.video import VideoInput
 
 IMAGE = ImageInput(size=(8, 8))
 SERIES = SeriesInput(channels=3, rate=50, seconds=0.1)
+SOUND = AudioInput(samples=64, rate=8000)
+VIDEO = VideoInput(size=(2, 8, 8))
 
 
 def refused(kind: InputSettings, value: Any, part: str) -> None:
@@ -56,7 +60,9 @@ def test_damaged_array_files_are_an_array_or_one_error(changes, length):
             assert SERIES.parse(path).values.shape == (5, 3)
 
 
-@pytest.mark.parametrize(("kind", "name"), [(SERIES, "x.npy"), (SERIES, "x.csv"), (IMAGE, "x.png")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(SERIES, "x.npy"), (SERIES, "x.csv"), (IMAGE, "x.png"), (SOUND, "x.wav"), (VIDEO, "x.mp4")]
+)
 class TestFilesThatAreNotReadWhole:
     def test_a_pipe(self, kind, name, tmp_path):
         os.mkfifo(tmp_path / name)

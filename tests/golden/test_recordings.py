@@ -16,6 +16,8 @@ from perceivers.models.convert.verify import UnsupportedRecordingError
 DATA = Path(__file__).parent / "data"
 RECORDED = {
     "dm_blocks": 8,
+    "dm_functional": 14,
+    "dm_upsample": 5,
     "dm_image_conv": 15,
     "dm_image_fourier": 6,
     "dm_image_fourier_projection_decoder": 3,

@@ -15,6 +15,9 @@ HEAVY = frozenset(
         "PIL",
         "pyarrow",
         "datasets",
+        "soundfile",
+        "soxr",
+        "av",
     )
 )
 _PRINT = "\nimport sys\nprint('\\n' + ' '.join({name.partition('.')[0] for name in sys.modules}))"

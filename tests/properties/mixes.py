@@ -46,6 +46,23 @@ def _events(generator: Generator, holes: float) -> dict[str, np.ndarray]:
     return {"values": values, "times": generator.uniform(0, 5, count)}
 
 
+def _clip(frames: int) -> Raw:
+    def raw(generator: Generator, holes: float) -> np.ndarray:
+        # Shorter ones too: their end is padding.
+        length = int(generator.integers(frames // 2 + 1, frames + 1)) if holes else frames
+        clip = generator.normal(100, 50, (length, 2, 3, 2)).astype(np.float32)
+        clip[generator.random((length, 2, 3)) < holes, generator.integers(0, 2)] = np.nan
+        return clip
+
+    return raw
+
+
+def _sound(generator: Generator, holes: float) -> np.ndarray:
+    sound = generator.normal(0, 0.2, (int(generator.integers(5, 25)) if holes else 24, 1))
+    sound[generator.random(len(sound)) < holes] = np.nan
+    return sound
+
+
 def _numbers(generator: Generator, holes: float) -> list[float | None]:
     return [None if generator.random() < holes else float(generator.normal()) for _ in range(3)]
 
@@ -59,6 +76,8 @@ def _text(generator: Generator, holes: float) -> str:
 
 
 _PIXELS = {"kind": "image", "size": [4, 6], "channels": 2, "mean": [90, 110], "std": [40, 60]}
+_CLIP = {"kind": "video", "channels": 2, "mean": [90, 110], "std": [40, 60]}
+_SOUND = {"kind": "audio", "samples": 24, "rate": 1000, "mean": [0], "std": [0.2]}
 _REGULAR = {"kind": "series", "channels": 2, "rate": 2, "seconds": 4, "mean": [1, -1], "std": [2, 3]}
 
 # Input name → settings and how a raw value is drawn. The names are not in the order of the alphabet.
@@ -71,6 +90,10 @@ KINDS: dict[str, tuple[Mapping[str, Any], Raw]] = {
         _image,
     ),
     "stem": ({**_PIXELS, "lift": {"kind": "conv", "channels": 4, "kernel": 3, "pool": False}}, _image),
+    "clip": ({**_CLIP, "size": [4, 2, 3], "lift": {"kind": "patches", "size": [2, 1, 3]}}, _clip(4)),
+    "film": ({**_CLIP, "size": [3, 2, 3], "lift": {"kind": "pixels", "stride": [2, 1, 2]}}, _clip(3)),
+    "voice": ({**_SOUND, "lift": {"kind": "patches", "size": [4]}}, _sound),
+    "noise": ({**_SOUND, "lift": {"kind": "log_mel", "bins": 2, "window": 16, "hop": 8}}, _sound),
     "wave": (_REGULAR, _series(8)),
     "beats": ({**_REGULAR, "lift": {"kind": "patches", "size": [4]}, "position": {"kind": "sinusoidal"}}, _series(8)),
     "hum": ({**_REGULAR, "lift": {"kind": "conv", "channels": 4, "kernel": 3}}, _series(8)),

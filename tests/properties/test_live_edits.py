@@ -32,6 +32,14 @@ GRIDS = {
     "added": {**IMAGE, "position": {**FOURIER, "join": "add"}, "lift": {"kind": "conv1x1", "channels": 14}},
     "regular": {**EVENTS, "rate": 5.0},
     "sinusoidal": {**EVENTS, "rate": 5.0, "position": {"kind": "sinusoidal", "channels": 6}},
+    "video": {
+        **IMAGE,
+        "kind": "video",
+        "size": [4, 6, 5],
+        "position": FOURIER,
+        "lift": {"kind": "patches", "size": [2, 3, 1]},
+    },
+    "strides of video": {**IMAGE, "kind": "video", "size": [4, 6, 5], "lift": {"kind": "pixels", "stride": [3, 1, 2]}},
 }
 MODELS: dict = {}
 
@@ -167,7 +175,8 @@ class EditsOfAGrid(Edits):
     )
     def start(self, name, **settings):
         kind = GRIDS[name]
-        self.array = np.full((*(kind["size"] if kind["kind"] == "image" else (50,)), 2), np.nan, np.float32)
+        grid = kind.get("size", (50,))
+        self.array = np.full((*grid, 2), np.nan, np.float32)
         self.begin(kind, **settings)
 
     def whole(self):
@@ -180,8 +189,9 @@ class EditsOfAGrid(Edits):
         size = [math.ceil(e * (n - w)) for e, n, w in zip(extent, grid, where, strict=False)]
         return where, size, tuple(slice(w, w + s) for w, s in zip(where, size, strict=True))
 
-    shares = st.tuples(st.floats(0, 0.999), st.floats(0, 0.999))
-    extents = st.tuples(st.floats(0.001, 1), st.floats(0.001, 1))
+    # As many as the longest grid has axes; of shorter ones the first count.
+    shares = st.tuples(*[st.floats(0, 0.999)] * 3)
+    extents = st.tuples(*[st.floats(0.001, 1)] * 3)
 
     @rule(corner=shares, extent=extents, seed=st.integers(0, 10**6))
     def replace(self, corner, extent, seed):

@@ -26,6 +26,8 @@ SMALL = {"latents": {"count": 16, "channels": 32}, "encoder": {"layers": 2, "sel
 STATISTICS = {"mean": [0.0, 0.0], "std": [1.0, 1.0]}
 PHOTO = {"kind": "image", "size": [6, 4], "channels": 2, **STATISTICS}
 WAVE = {"kind": "series", "channels": 2, "rate": 10, "seconds": 3, **STATISTICS}
+CLIP = {"kind": "video", "size": [4, 6, 8], "channels": 2, **STATISTICS}
+SOUND = {"kind": "audio", "samples": 60, "rate": 100, "channels": 2, **STATISTICS}
 INPUTS = {
     "pixels": PHOTO,
     "patches": {**PHOTO, "lift": {"kind": "patches", "size": [3, 2], "channels": 8}},
@@ -39,6 +41,10 @@ INPUTS = {
     "samples": WAVE,
     "flat_stem": {**WAVE, "lift": {"kind": "conv", "channels": 8, "pool": False}},
     "irregular": {**WAVE, "rate": None},
+    "video": {**CLIP, "lift": {"kind": "patches", "size": [2, 3, 2], "channels": 8}},
+    "thinned": {**CLIP, "lift": {"kind": "pixels", "stride": [2, 1, 3]}},
+    "sound": {**SOUND, "lift": {"kind": "patches", "size": [4], "channels": 8}},
+    "sound_stem": {**SOUND, "lift": {"kind": "conv", "channels": 8, "layers": 2}},
     "numbers": {"kind": "number", "columns": ["x", "y"], **STATISTICS},
     "categories": {"kind": "category", "columns": ["u", "v"], "classes": {"u": ["a", "b"], "v": ["c", "d"]}},
     "text": {"kind": "text", "length": 20},
@@ -49,10 +55,9 @@ def meta_elements(kind):
     if kind.kind == "series" and kind.rate is None:
         shape = (1, ASSUMED_STEPS, kind.channels)
         return Elements(torch.empty(shape, device="meta"), coords=torch.empty(1, ASSUMED_STEPS, 1, device="meta"))
-    grids = {"image": lambda: kind.size, "image_pair": lambda: kind.size, "series": lambda: (kind.steps,)}
-    grid = grids.get(kind.kind, lambda: (kind.elements(),))()
+    grid = kind.raw_grid() or (kind.elements(),)
     dtype = torch.int64 if kind.kind in ("category", "text") else torch.float32
-    channels = kind.channels * (2 if kind.kind == "image_pair" else 1) if kind.kind in grids else 1
+    channels = kind.channels * (2 if kind.kind == "image_pair" else 1) if kind.raw_grid() else 1
     return Elements(torch.empty(1, math.prod(grid), channels, dtype=dtype, device="meta"), grid=grid)
 
 

@@ -17,11 +17,19 @@ INPUTS = {
     "fourier": {**IMAGE, "position": FOURIER},
     "patches": {**IMAGE, "position": FOURIER, "lift": {"kind": "patches", "size": [4, 3], "channels": 6}},
     "learned": {**IMAGE, "position": {"kind": "learned", "channels": 7}},
+    "video": {
+        **IMAGE,
+        "kind": "video",
+        "size": [20, 3, 4],
+        "position": FOURIER,
+        "lift": {"kind": "patches", "size": [4, 1, 2], "channels": 6},
+    },
+    "pixels of video": {**IMAGE, "kind": "video", "size": [20, 4, 6], "lift": {"kind": "pixels", "stride": [3, 1, 2]}},
     "regular": {"kind": "series", "channels": 2, "seconds": 10, "rate": 15, "mean": [0, 0], "std": [1, 1]},
 }
 FACTS = {"kind": "number", "columns": ["a", "b"], "channels": 8, "mean": [0, 0], "std": [1, 1]}
-# Those whose position is tables of two axes; of others the planner has two paths.
-TABLES = ("fourier", "patches")
+# Those whose position is tables of two axes or more; of others the planner has two paths.
+TABLES = ("fourier", "patches", "video", "pixels of video")
 CASES = [(name, path) for name in INPUTS for path in ("absorbed", "projected")]
 CASES += [(name, "factorised") for name in TABLES]
 

@@ -40,9 +40,12 @@ WRITERS: dict[str, Writer] = {
     ".parquet": write_parquet,
 }
 
-# What may stand in a class folder: the endings of `perceivers.inputs.decode.FORMATS`. Whether such a file really is an
-# image is found when it is decoded.
+# What may stand in a class folder: images by the endings of `perceivers.inputs.decode.FORMATS`, sounds and videos.
+# Whether such a file really is one is found when it is decoded.
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
+SOUND_SUFFIXES = (".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm")
+MEDIA_SUFFIXES = (*IMAGE_SUFFIXES, *SOUND_SUFFIXES, *VIDEO_SUFFIXES)
 
 # Files and folders that operating systems leave everywhere, as good as hidden.
 _LITTER = frozenset({"Thumbs.db", "desktop.ini", "__MACOSX"})
@@ -56,8 +59,8 @@ def read_table(path: Path) -> Table:
     - `.csv`, `.tsv`: UTF-8, the first line names the columns;
     - `.jsonl`, `.ndjson`: one JSON object a line, nested lists allowed;
     - `.parquet`;
-    - a folder with one sub-folder per class: columns `file` (relative to the folder) and `label` (the sub-folder's
-      name), both in sorted order;
+    - a folder with one sub-folder of images, sounds or videos per class: columns `file` (relative to the folder) and
+      `label` (the sub-folder's name), both in sorted order;
     - a folder that `datasets.Dataset.save_to_disk` made; the library is not needed.
 
     Columns of numbers are numpy int64 or float64 (missing: NaN), all others lists (missing: None). Rows are numbered
@@ -161,19 +164,19 @@ def _read_class_folder(folder: Path) -> dict[str, Column]:
     tables = [name for name in loose if PurePath(name).suffix.lower() in READERS]
     if not classes or tables:
         meant = f" Did you mean the table '{folder / tables[0]}'?" if tables else ""
-        endings = {PurePath(name).suffix for name in loose if PurePath(name).suffix.lower() in IMAGE_SUFFIXES}
+        endings = {PurePath(name).suffix for name in loose if PurePath(name).suffix.lower() in MEDIA_SUFFIXES}
         if endings and not meant:
-            meant = " To predict on its pictures, give them as files: " + " ".join(
+            meant = " To predict on its contents, give them as files: " + " ".join(
                 str(folder / f"*{ending}") for ending in sorted(endings)
             )
         raise DataError(
             f"{folder}: a folder is a table when it has one sub-folder per class, or when `datasets` saved it; this "
             f"one has {len(classes)} sub-folders and {len(loose)} files{_first(loose)}.{meant}"
         )
-    strays = [name for name in loose if PurePath(name).suffix.lower() in IMAGE_SUFFIXES]
+    strays = [name for name in loose if PurePath(name).suffix.lower() in MEDIA_SUFFIXES]
     if strays:
         raise DataError(
-            f"{folder}: {len(strays)} images stand beside the class folders{_first(strays)}. Move each into the "
+            f"{folder}: {len(strays)} files stand beside the class folders{_first(strays)}. Move each into the "
             "sub-folder of its class."
         )
     files: list[str] = []
@@ -182,7 +185,7 @@ def _read_class_folder(folder: Path) -> dict[str, Column]:
         nested, names = _entries(folder / label)
         if nested:
             raise DataError(
-                f"{folder}: the class folder '{label}' has sub-folders{_first(nested)}; wanted images only. If "
+                f"{folder}: the class folder '{label}' has sub-folders{_first(nested)}; wanted files only. If "
                 f"'{label}' is a split, name it as the table: {folder / label}."
             )
         files += [f"{label}/{name}" for name in names]
@@ -192,11 +195,11 @@ def _read_class_folder(folder: Path) -> dict[str, Column]:
 
 
 def _check_class_files(folder: Path, classes: list[str], files: list[str], labels: list[str]) -> None:
-    others = [name for name in files if PurePath(name).suffix.lower() not in IMAGE_SUFFIXES]
+    others = [name for name in files if PurePath(name).suffix.lower() not in MEDIA_SUFFIXES]
     if others:
         raise DataError(
-            f"{folder}: {len(others)} of {len(files)} files in the class folders are not images{_first(others)}. "
-            f"Move them elsewhere. Images end in {', '.join(IMAGE_SUFFIXES)}."
+            f"{folder}: {len(others)} of {len(files)} files in the class folders are neither images, sounds nor "
+            f"videos{_first(others)}. Move them elsewhere. Known endings: {', '.join(MEDIA_SUFFIXES)}."
         )
     filled = set(labels)
     empty = [label for label in classes if label not in filled]

@@ -6,8 +6,16 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from perceivers.cells import class_name, is_missing, number
-from perceivers.data.files import IMAGE_SUFFIXES
-from perceivers.data.guess_cells import Guess, array_guess, image_guess, looks_like_array, spread
+from perceivers.data.files import IMAGE_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIXES
+from perceivers.data.guess_cells import (
+    Guess,
+    array_guess,
+    image_guess,
+    looks_like_array,
+    sound_guess,
+    spread,
+    video_guess,
+)
 from perceivers.data.table import TEST, TRAIN, VALIDATION, Table
 from perceivers.errors import DataError
 
@@ -115,8 +123,13 @@ def _strings(table: Table, name: str, cells: list[str]) -> Guess:
         shown = f"{len(others):,} of {len(cells):,} cells are no number (first: '{_short(others[0])}'): repair them"
         return Guess(found.kind, f"{found.why}; {shown}", found.facts) if found.kind == "number" else found
     sample = spread(cells)
-    if _most(cell.lower().endswith(IMAGE_SUFFIXES) for cell in sample):
-        return image_guess(cells, table.base)
+    for suffixes, look in (
+        (IMAGE_SUFFIXES, image_guess),
+        (SOUND_SUFFIXES, sound_guess),
+        (VIDEO_SUFFIXES, video_guess),
+    ):
+        if _most(cell.lower().endswith(suffixes) for cell in sample):
+            return look(cells, table.base)
     if _most(looks_like_array(cell, table.base) for cell in sample):
         return array_guess(cells, table.base)
     return _classes(name, cells)

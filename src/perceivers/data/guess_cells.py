@@ -1,7 +1,7 @@
-"""Guesses about columns of images and series, which need a look into files, bytes or lists."""
+"""Guesses about columns of images, sounds, videos and series, which need a look into files, bytes or lists."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ import numpy as np
 
 from perceivers.data.image_header import image_header
 from perceivers.errors import DataError
+from perceivers.inputs.decode_audio import sound_header
+from perceivers.inputs.decode_video import video_header
 from perceivers.npy import read_npy
 
 SAMPLE = 50  # cells whose files are opened
@@ -20,7 +22,8 @@ MOST_CHANNELS = 16  # a 2-D list or array with at most so many columns is a seri
 class Guess:
     """What a column holds. `kind`: an input kind, or `skip`; `why`: for people; `facts`: what the kind's settings need.
 
-    image: size (h, w), channels, one_size. series: channels, seconds, rate (None: irregular, with the usual number of
+    image: size (h, w), channels, one_size. video: the same with size (frames, h, w). audio: samples of the longest,
+    rate, channels, one_rate, one_channels. series: channels, seconds, rate (None: irregular, with the usual number of
     points; else with whether it is guessed). text: length.
     """
 
@@ -36,17 +39,51 @@ def spread(cells: Sequence[Any], count: int = SAMPLE) -> list[Any]:
 
 def image_guess(cells: Sequence[Any], base: Path | None) -> Guess:
     """Paths, bytes or mappings as images: the headers of up to `SAMPLE` are read."""
+    headers, opened, failed = _headers(cells, base, image_header)
+    return _image_of(headers, opened, failed) if headers else _none_opened("images", failed)
+
+
+def video_guess(cells: Sequence[Any], base: Path | None) -> Guess:
+    """Paths of video files: up to `SAMPLE` are opened."""
+    headers, opened, failed = _headers(cells, base, video_header)
+    if not headers:
+        return _none_opened("videos", failed)
+    return _video_of([(*header, 3) for header in headers], opened, failed)
+
+
+def sound_guess(cells: Sequence[Any], base: Path | None) -> Guess:
+    """Paths of sound files: the headers of up to `SAMPLE` are read."""
+    headers, opened, failed = _headers(cells, base, sound_header)
+    if not headers:
+        return _none_opened("sounds", failed)
+    counts, rates, channels = zip(*headers, strict=True)
+    rate, wanted = (max(sorted(set(values)), key=values.count) for values in (rates, channels))
+    seconds = sorted(count / r for count, r in zip(counts, rates, strict=True))
+    lengths = f"{seconds[0]:.3g}" if seconds[0] == seconds[-1] else f"{seconds[0]:.3g} to {seconds[-1]:.3g}"
+    why = f"{opened}: {lengths} s at {rate:,} Hz, {_channels(wanted)}{failed}"
+    same = {"one_rate": len(set(rates)) == 1, "one_channels": len(set(channels)) == 1}
+    facts = {"samples": max(round(seconds[-1] * rate), 1), "rate": rate, "channels": wanted, **same}
+    return Guess("audio", why, facts)
+
+
+def _headers(
+    cells: Sequence[Any], base: Path | None, read: Callable[[Any], tuple[int, ...]]
+) -> tuple[list[Any], str, str]:
+    """What `read` finds in some cells, how many were opened, in words, and what was wrong with the others."""
     headers, faults = [], []
     for cell in spread(cells):
         try:
-            headers.append(image_header(_resolved(cell, base)))
+            headers.append(read(_resolved(cell, base)))
         except DataError as error:
             faults.append(f"{cell}: {error}" if isinstance(cell, str) else str(error))
-    if not headers:
-        return Guess("skip", f"looks like images, but none of {len(faults)} could be opened (first: {faults[0]})")
     opened = f"opened {len(headers)} of {len(cells):,}"
-    failed = f"; {len(faults)} more could not be opened (first: {faults[0]})" if faults else ""
-    return _image_of(headers, opened, failed)
+    if not headers:
+        return headers, opened, f"none of {len(faults)} could be opened (first: {faults[0]})"
+    return headers, opened, f"; {len(faults)} more could not be opened (first: {faults[0]})" if faults else ""
+
+
+def _none_opened(what: str, failed: str) -> Guess:
+    return Guess("skip", f"looks like {what}, but {failed}")
 
 
 def array_guess(cells: Sequence[Any], base: Path | None) -> Guess:
@@ -59,6 +96,8 @@ def array_guess(cells: Sequence[Any], base: Path | None) -> Guess:
         return Guess("skip", f"{len(looked) - len(arrays):,} of {len(looked):,} cells are no rectangle of numbers")
     opened = f"opened {len(arrays)} of {len(cells):,}" if are_files else f"{len(arrays):,} arrays"
     first = arrays[0]
+    if first.ndim == 4:
+        return _video_of([a.shape for a in arrays if a.ndim == 4], opened, "")
     if first.ndim == 3 or (first.ndim == 2 and (first.dtype == np.uint8 or first.shape[1] > MOST_CHANNELS)):
         if isinstance(cells[0], str) and not are_files:
             return Guess("skip", f"{opened}: shape {first.shape}, too many axes for a series; save images as files")
@@ -68,7 +107,7 @@ def array_guess(cells: Sequence[Any], base: Path | None) -> Guess:
         return Guess("skip", f"{opened}: neither series of one channel count nor images")
     lengths = sorted(len(array) for array in arrays)
     steps = f"{lengths[0]:,}" if lengths[0] == lengths[-1] else f"{lengths[0]:,} to {lengths[-1]:,}"
-    why = f"{opened}: {steps} time steps, {min(channels)} channel{'s' if min(channels) > 1 else ''}"
+    why = f"{opened}: {steps} time steps, {_channels(min(channels))}"
     seconds = times if times is not None else max(lengths[-1], 1) / (rate or 1.0)
     known: dict[str, Any] = {"rate": rate or 1.0, "guessed_rate": rate is None}
     if times is not None:
@@ -94,8 +133,23 @@ def _image_of(shapes: Sequence[tuple[int, int, int]], opened: str, failed: str) 
     size = (heights[len(heights) // 2], widths[len(widths) // 2])
     extent = f"{heights[0]}×{widths[0]}" + ("" if one_size else f" to {heights[-1]}×{widths[-1]}")
     mixed = "" if counts <= {1, 3} or len(counts) == 1 else f"; others have {sorted(counts - {wanted})}: repair them"
-    why = f"{opened}: {extent} pixels, {wanted} channel{'s' if wanted > 1 else ''}{mixed}{failed}"
+    why = f"{opened}: {extent} pixels, {_channels(wanted)}{mixed}{failed}"
     return Guess("image", why, {"size": size, "channels": wanted, "one_size": one_size})
+
+
+def _video_of(shapes: Sequence[tuple[int, ...]], opened: str, failed: str) -> Guess:
+    """One video input for videos of these frames, heights, widths and channels."""
+    frames, heights, widths, channels = (sorted(values) for values in zip(*shapes, strict=True))
+    size = tuple(sides[len(sides) // 2] for sides in (frames, heights, widths))
+    extent = " to ".join(dict.fromkeys(f"{heights[end]}×{widths[end]}" for end in (0, -1)))
+    lengths = " to ".join(dict.fromkeys(f"{frames[end]:,}" for end in (0, -1)))
+    wanted = max(sorted(set(channels)), key=channels.count)
+    why = f"{opened}: {lengths} frames of {extent} pixels, {_channels(wanted)}{failed}"
+    return Guess("video", why, {"size": size, "channels": wanted, "one_size": len(set(shapes)) == 1})
+
+
+def _channels(count: int) -> str:
+    return f"{count} channel{'s' * (count > 1)}"
 
 
 def _clock(cells: Sequence[Any]) -> tuple[float | None, float | None]:
@@ -116,7 +170,7 @@ def _array(cell: Any, base: Path | None) -> np.ndarray | None:
         array = cell if isinstance(cell, np.ndarray) else np.asarray(cell, dtype=np.float64)
     except (TypeError, ValueError, OSError, EOFError):
         return None
-    return array if array.dtype.kind in "uif" and array.ndim in (1, 2, 3) and array.size else None
+    return array if array.dtype.kind in "uif" and array.ndim in (1, 2, 3, 4) and array.size else None
 
 
 def _load(path: Path) -> np.ndarray:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from perceivers.inputs.audio import AudioInput
 from perceivers.inputs.augment_image import ImageAugmentation
 from perceivers.inputs.augment_series import SeriesAugmentation
 from perceivers.inputs.base import Input, InputSettings, Sample, Seed, unknown_input
@@ -14,10 +15,13 @@ from perceivers.inputs.number import NumberInput
 from perceivers.inputs.series import SeriesInput
 from perceivers.inputs.text import TextInput
 from perceivers.inputs.tokens import TokensAugmentation, TokensInput
+from perceivers.inputs.video import VideoInput
 
 KINDS: dict[str, type[InputSettings]] = {
     "image": ImageInput,
     "image_pair": ImagePairInput,
+    "video": VideoInput,
+    "audio": AudioInput,
     "series": SeriesInput,
     "number": NumberInput,
     "category": CategoryInput,
@@ -28,7 +32,15 @@ KINDS: dict[str, type[InputSettings]] = {
 AnyAugmentation = Annotated[ImageAugmentation | SeriesAugmentation | TokensAugmentation, Field(discriminator="kind")]
 
 AnyInput = Annotated[
-    ImageInput | ImagePairInput | SeriesInput | NumberInput | CategoryInput | TextInput | TokensInput,
+    ImageInput
+    | ImagePairInput
+    | VideoInput
+    | AudioInput
+    | SeriesInput
+    | NumberInput
+    | CategoryInput
+    | TextInput
+    | TokensInput,
     Field(discriminator="kind"),
 ]
 

@@ -155,7 +155,12 @@ class InputSettings(Settings, ABC):
         return [name]
 
     def resolved(self, cell: Any, base: Path) -> Any:
-        """A table's `cell` for `parse`, with a path in it made relative to the table's folder `base`."""
+        """A table's `cell` for `parse`, with a path in it made relative to the table's folder `base`.
+
+        The path is the cell, or the `path` of one that is {"bytes", "path"}.
+        """
+        if self.reads_files and isinstance(cell, Mapping) and isinstance(cell.get("path"), str):
+            return {**cell, "path": str(base / cell["path"])}
         return str(base / cell) if self.reads_files and isinstance(cell, (str, Path)) else cell
 
     @abstractmethod
@@ -170,7 +175,7 @@ class InputSettings(Settings, ABC):
         """The elements of one sample that changes, in blocks of about `block`. Raises `SpecError` where none can."""
         raise SpecError(
             f"an input of kind {self.kind} cannot be live: it has no grid of cells and no set of events. "  # pyright: ignore[reportAttributeAccessIssue]
-            "A series or an image can; this one may be among the others, which are given whole."
+            "A series, image, sound or video can; this one may be among the others, which are given whole."
         )
 
     def fit(self, samples: Iterable[Sample]) -> Self:
@@ -274,6 +279,18 @@ def collate_grid(samples: Sequence[Sample | None], grid: tuple[int, ...], channe
             values[row] = sample.values.reshape(count, channels)
             mask[row] = True if sample.mask is None else sample.mask.reshape(count)
     return Elements(torch.from_numpy(values), grid=grid, mask=torch.from_numpy(mask))
+
+
+def filled_up(values: np.ndarray, mask: np.ndarray | None, length: int) -> Sample:
+    """The sample of `values` (n1, …, C), with their mask, made `length` long on the first axis by masked zeros."""
+    missing = length - len(values)
+    if not missing:
+        return Sample(values, mask=mask)
+    whole = np.zeros((length, *values.shape[1:]), values.dtype)
+    whole[: len(values)] = values
+    real = np.zeros(whole.shape[:-1], bool)
+    real[: len(values)] = True if mask is None else mask
+    return Sample(whole, mask=real, padding=missing * math.prod(values.shape[1:-1]))
 
 
 def moments(samples: Iterable[Sample], channels: int) -> tuple[list[float], list[float]]:

@@ -27,7 +27,7 @@ class HeldGrid:
         units = module.lift.units(len(grid))
         if units is None:
             raise SpecError(
-                "a convolution stem reads across the borders of any window, so such an input cannot be live; "
+                f"{module.lift.called} reads across the borders of any window, so such an input cannot be live; "
                 "use lift pixels, samples, patches or conv1x1."
             )
         self.module = module

@@ -1,23 +1,23 @@
 """`image`: any channel count and size, as pixels, patches, a 1×1 convolution or a convolution stem."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
 from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError
 from perceivers.inputs.augment_image import ImageAugmentation, ImageAugmenter
-from perceivers.inputs.base import Input, InputSettings, Sample, Scale, Seed, collate_grid, moments
+from perceivers.inputs.base import Input, Sample, Seed, collate_grid
+from perceivers.inputs.channels import ChannelInput
 from perceivers.inputs.decode import read_image
 from perceivers.inputs.grid import GridInput
 from perceivers.inputs.held_grid import HeldGrid
 from perceivers.inputs.lift import Conv, ImageLift, Pixels, plain_patch
-from perceivers.inputs.position import Fourier, NoPosition, Position
+from perceivers.inputs.position import Fourier, Position
+from perceivers.inputs.resize import Resize, resized
 from perceivers.settings import Settings
 from perceivers.sources import Source
 
@@ -28,9 +28,10 @@ _NEARLY_SQUARE = 1.25
 _MOST_SINGLE, _MOST_IN_PATCHES = 400, 1024
 
 
-class ImageInput(InputSettings):
+class ImageInput(ChannelInput):
     """An image: height × width × channels, values in the file's own units (0–255 for 8-bit)."""
 
+    units: ClassVar[str] = "the image's own units (0–255 for 8-bit)"
     reads_files: ClassVar[bool] = True
     whole_files: ClassVar[tuple[str, ...]] = (".tif", ".tiff", ".npy")
     augmentation: ClassVar[type[Settings] | None] = ImageAugmentation
@@ -45,13 +46,10 @@ class ImageInput(InputSettings):
     size: tuple[PositiveInt, PositiveInt]
     """Height and width that the model sees."""
     channels: PositiveInt = 3
-    resize: Literal["none", "stretch", "crop"] = "none"
+    resize: Resize = "none"
     """Images of another size: an error, stretched, or scaled by the shorter side and cropped in the middle; bicubic."""
     lift: ImageLift = Pixels()
     position: Position = Field(default_factory=lambda: Fourier(bands=16))
-    mean: tuple[float, ...] | None = None
-    """Per channel, in the image's own units. None: learned from the training split."""
-    std: tuple[PositiveFloat, ...] | None = None
     permute: int | None = Field(default=None, ge=0)
     """Seed of one fixed permutation of the pixels, applied before anything else [P1 §4.1, permuted ImageNet]."""
 
@@ -91,7 +89,7 @@ class ImageInput(InputSettings):
 
     def parse(self, value: Any) -> Sample:
         """A path, bytes or array (H, W[, C]) as a Sample of shape (*size, channels)."""
-        image = self._sized(read_image(value, self.channels))
+        image = resized(read_image(value, self.channels), self.size, self.resize, "the image")
         mask = self.checked(image, "the image")
         if self.permute is not None:
             order = np.random.default_rng(self.permute).permutation(math.prod(self.size))
@@ -125,52 +123,11 @@ class ImageInput(InputSettings):
             raise DataError(f"{source.name}: permuted pixels cannot be read in order; leave permute out.")
         return self.size
 
-    def resolved(self, cell: Any, base: Path) -> Any:
-        """`cell`, or the `path` of one that is {"bytes", "path"}, relative to `base`."""
-        if isinstance(cell, Mapping) and isinstance(cell.get("path"), str):
-            return {**cell, "path": str(base / cell["path"])}
-        return super().resolved(cell, base)
-
-    def _sized(self, image: np.ndarray) -> np.ndarray:
-        height, width = image.shape[:2]
-        if (height, width) == self.size:
-            return image
-        if self.resize == "none":
-            raise DataError(
-                f"the image is {height}×{width}, but the input takes {self.size[0]}×{self.size[1]}. "
-                "Set resize: crop or resize: stretch on the input, or change its size."
-            )
-        target = self.size
-        if self.resize == "crop":
-            scale = max(self.size[0] / height, self.size[1] / width)
-            target = (max(round(height * scale), self.size[0]), max(round(width * scale), self.size[1]))
-        pixels = torch.from_numpy(image).movedim(-1, 0)[None].float()
-        pixels = torch.nn.functional.interpolate(pixels, target, mode="bicubic", antialias=True, align_corners=False)
-        top, left = (target[0] - self.size[0]) // 2, (target[1] - self.size[1]) // 2
-        resized = pixels[0, :, top : top + self.size[0], left : left + self.size[1]].movedim(0, -1).contiguous().numpy()
-        return np.clip(np.rint(resized), 0, 255).astype(np.uint8) if image.dtype == np.uint8 else resized
-
-    def fit(self, samples: Iterable[Sample]) -> Self:
-        """With mean and standard deviation per channel of the training images, when the recipe gives none."""
-        if self.mean is not None and self.std is not None:
-            return self
-        mean, std = moments(samples, self.channels)
-        return self.with_changes(mean=self.mean or mean, std=self.std or std)
-
     def augmenter(self, setting: ImageAugmentation) -> Callable[[Sample, Seed], Sample]:
         """Crops, flips, RandAugment and erasing. Raises `SpecError` for permuted pixels and for channels too many."""
         if self.permute is not None:
             raise SpecError("the input permutes its pixels, so crops and flips mean nothing; leave them out.")
         return ImageAugmenter(setting, self.size, self.channels).sample
-
-    def scale(self) -> Scale | None:
-        """Of every channel."""
-        return Scale.of_channels(self.mean, self.std)
-
-    def completed(self) -> tuple[Self, str | None]:
-        """With mean 0 and standard deviation 1 where they are not known; no count depends on them."""
-        width = self.channels
-        return self.with_changes(mean=self.mean or (0.0,) * width, std=self.std or (1.0,) * width), None
 
     def elements(self) -> int:
         """M after the lift."""
@@ -194,23 +151,7 @@ class ImageInput(InputSettings):
 
     def build(self) -> Input:
         """The module."""
-        mean, std = self._statistics()
-        lift = self.lift.build(2, self.channels)
-        cells = lift.cells(self.size)
-        if isinstance(self.position, NoPosition):
-            return GridInput(mean, std, lift, None, add=False)
-        return GridInput(mean, std, lift, self.position.build(cells), add=self.position.join == "add")
-
-    def _statistics(self) -> tuple[Sequence[float], Sequence[float]]:
-        if self.mean is None or self.std is None:
-            raise SpecError(
-                "image: mean and std are not known yet. perceivers.train learns them from the training split; "
-                "to build without training give both, per channel and in the image's own units (0–255 for 8-bit)."
-            )
-        for name, given in (("mean", self.mean), ("std", self.std)):
-            if len(given) != self.channels:
-                raise SpecError(f"image: {name} has {len(given)} numbers, but there are {self.channels} channels.")
-        return self.mean, self.std
+        return self.on_grid(self.lift.build(2, self.channels), self.position, self.size)
 
 
 def _patch(height: int, width: int) -> tuple[int, int] | None:

@@ -1,17 +1,18 @@
-"""How raw grid cells become elements: one by one, in patches, through a 1×1 convolution or a convolution stem."""
+"""How raw grid cells become elements: one by one, in patches or windows, convolved, or as a spectrum of sound."""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 from torch import Tensor, nn
 
 from perceivers.errors import SpecError
 from perceivers.inputs.base import linear_flops
 from perceivers.nn.initialisers import plain_linear
+from perceivers.nn.mel import LogMelSpectrum
 from perceivers.nn.stem import ConvStem, Padding, any_in_patch, space_to_depth, windows_around
 from perceivers.settings import Settings
 
@@ -22,6 +23,8 @@ class Lift(nn.Module, ABC):
     channels: int
     unit: int | None
     """Raw rows of the first axis that one row of elements is made of; None: it also reads beyond them."""
+    called: ClassVar[str] = "this lift"
+    """In messages, where it reads beyond them."""
 
     def units(self, axes: int) -> tuple[int, ...] | None:
         """`unit`, for each of `axes` axes."""
@@ -45,18 +48,22 @@ class Lift(nn.Module, ABC):
 
 
 class _Cells(Lift):
-    """Every stride-th raw cell is an element."""
+    """Every stride-th raw cell of each axis is an element."""
 
-    def __init__(self, inputs: int, stride: int = 1) -> None:
+    def __init__(self, inputs: int, stride: Sequence[int]) -> None:
         super().__init__()
         self.channels = inputs
-        self.stride = self.unit = stride
+        self.stride = tuple(stride)
+        self.unit = self.stride[0]
+
+    def units(self, axes: int) -> tuple[int, ...] | None:
+        return self.stride
 
     def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
-        return tuple(-(-n // self.stride) for n in grid)
+        return tuple(-(-n // step) for n, step in zip(grid, self.stride, strict=True))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        every = (slice(None), *[slice(None, None, self.stride)] * (x.ndim - 2))
+        every = (slice(None), *(slice(None, None, step) for step in self.stride))
         return x[every].flatten(1, -2), None if mask is None else mask[every].flatten(1)
 
 
@@ -92,7 +99,7 @@ class _Patches(Lift):
 class _Conv1x1(_Cells):
     """A 1×1 convolution with a stride: a linear on every stride-th cell [official `conv1x1`]."""
 
-    def __init__(self, inputs: int, channels: int, stride: int) -> None:
+    def __init__(self, inputs: int, channels: int, stride: Sequence[int]) -> None:
         super().__init__(channels, stride)
         self.linear = plain_linear(inputs, channels)
 
@@ -108,6 +115,7 @@ class _Windows(Lift):
     """
 
     unit = None
+    called = "a window around a pixel"
 
     def __init__(self, inputs: int, size: int, images: int, channels: int | None) -> None:
         super().__init__()
@@ -129,6 +137,7 @@ class _Conv(Lift):
     """A convolution stem. Masked cells read as zero at every layer; an element is masked when its whole stride is."""
 
     unit = None
+    called = "a convolution stem"
 
     def __init__(self, stem: ConvStem) -> None:
         super().__init__()
@@ -155,16 +164,44 @@ class _Conv(Lift):
         return content, any_in_patch(mask, stride)[(slice(None), *kept)].flatten(1)
 
 
+class _LogMel(Lift):
+    """A log-mel spectrum: time steps become (frames, bins); an element is masked when all its hop covers is."""
+
+    unit = None
+    called = "a log-mel spectrum"
+
+    def __init__(self, spectrum: LogMelSpectrum, inputs: int) -> None:
+        super().__init__()
+        self.spectrum = spectrum
+        self.channels = inputs
+
+    def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
+        return -(-grid[0] // self.spectrum.hop), self.spectrum.bins
+
+    def flops(self, elements: int, grid: Sequence[int] | None) -> int:
+        assert grid is not None, "a spectrum is of a grid of time steps"
+        return self.spectrum.flops(grid[0]) * self.channels
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        content = self.spectrum(x).flatten(1, 2)
+        if mask is not None:
+            mask = any_in_patch(mask, self.spectrum.hop).repeat_interleave(self.spectrum.bins, dim=1)
+        return content, mask
+
+
 class Pixels(Settings):
     """Every pixel is an element."""
 
     kind: Literal["pixels"] = "pixels"
-    stride: PositiveInt = 1
-    """Of each axis only every stride-th [official `pixels` with spatial_downsample]."""
+    stride: PositiveInt | tuple[PositiveInt, ...] = 1
+    """Of each axis only every stride-th, or one number an axis [official `pixels` with spatial_downsample]."""
 
     def build(self, axes: int, inputs: int) -> Lift:
         """The module for `inputs` channels on a grid of `axes` axes."""
-        return _Cells(inputs, self.stride)
+        stride = (self.stride,) * axes if isinstance(self.stride, int) else self.stride
+        if len(stride) != axes:
+            raise SpecError(f"pixels' stride {stride} has {len(stride)} axes, the input has {axes}.")
+        return _Cells(inputs, stride)
 
 
 class Windows(Settings):
@@ -196,7 +233,7 @@ class Samples(Settings):
 
     def build(self, axes: int, inputs: int) -> Lift:
         """The module for `inputs` channels on a grid of `axes` axes."""
-        return _Cells(inputs)
+        return _Cells(inputs, (1,) * axes)
 
 
 class Patches(Settings):
@@ -204,7 +241,7 @@ class Patches(Settings):
 
     kind: Literal["patches"] = "patches"
     size: tuple[PositiveInt, ...]
-    """Cells an axis: [4, 4] for an image, [10] for a series."""
+    """Cells an axis: [4, 4] for an image, [1, 4, 4] for a video, [10] for a series."""
     channels: PositiveInt | None = None
     """Width of the linear; None: the raw patch."""
 
@@ -224,7 +261,7 @@ class Conv1x1(Settings):
 
     def build(self, axes: int, inputs: int) -> Lift:
         """The module for `inputs` channels on a grid of `axes` axes."""
-        return _Conv1x1(inputs, self.channels, self.stride)
+        return _Conv1x1(inputs, self.channels, (self.stride,) * axes)
 
 
 class Conv(Settings):
@@ -246,8 +283,32 @@ class Conv(Settings):
         return _Conv(stem)
 
 
+class LogMel(Settings):
+    """A log-mel spectrum, each value of it an element [P1 §4.2, AudioSet]."""
+
+    kind: Literal["log_mel"] = "log_mel"
+    bins: PositiveInt = 64
+    """Frequencies, equally far apart on the mel scale."""
+    window: PositiveInt = 1024
+    """Samples that a frame looks at."""
+    hop: PositiveInt = 512
+    """Samples from one frame to the next."""
+
+    @model_validator(mode="after")
+    def _every_sample_is_seen(self) -> Self:
+        if self.window < self.hop:
+            raise ValueError(f"window is {self.window}, shorter than the hop of {self.hop}: samples would go unseen")
+        return self
+
+    def build(self, rate: float, inputs: int) -> Lift:
+        """The module for `inputs` channels of `rate` samples a second."""
+        return _LogMel(LogMelSpectrum(rate, self.bins, self.window, self.hop), inputs)
+
+
 ImageLift = Annotated[Pixels | Patches | Conv1x1 | Conv, Field(discriminator="kind")]
+VideoLift = Annotated[Pixels | Patches, Field(discriminator="kind")]
 SeriesLift = Annotated[Samples | Patches | Conv, Field(discriminator="kind")]
+AudioLift = Annotated[Samples | Patches | Conv | LogMel, Field(discriminator="kind")]
 
 
 def plain_patch(lift: Pixels | Samples | Patches | Conv1x1 | Conv, axes: int) -> tuple[int, ...] | None:

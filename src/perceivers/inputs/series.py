@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import ROUND_CEILING, Decimal
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,10 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from perceivers.bounded import GB, check_bounded
 from perceivers.cells import number
 from perceivers.elements import Elements
-from perceivers.errors import DataError, MissingFileError, SpecError
+from perceivers.errors import DataError, MissingFileError
 from perceivers.inputs.augment_series import SeriesAugmentation, augment_series_sample
-from perceivers.inputs.base import Input, InputSettings, Sample, Scale, Seed, collate_grid, moments
+from perceivers.inputs.base import Input, Sample, Seed, collate_grid, filled_up
+from perceivers.inputs.channels import ChannelInput
 from perceivers.inputs.grid import GridInput
 from perceivers.inputs.held_grid import HeldGrid
 from perceivers.inputs.held_set import HeldSet
@@ -33,13 +34,14 @@ MOST_BYTES = 1 * GB
 _MOST_STEPS = 256
 
 
-class SeriesInput(InputSettings):
+class SeriesInput(ChannelInput):
     """A multichannel time series, values in the sensor's own units.
 
     Regular: `rate` in Hz; round(rate × seconds) time steps; a shorter series is masked at its end. Irregular:
     `rate: null`; each value comes with its time in seconds from 0 to `seconds`.
     """
 
+    units: ClassVar[str] = "the sensor's own units"
     reads_files: ClassVar[bool] = True
     whole_files: ClassVar[tuple[str, ...]] = (".npy",)
     augmentation: ClassVar[type[Settings] | None] = SeriesAugmentation
@@ -52,9 +54,6 @@ class SeriesInput(InputSettings):
     """Duration that the model sees."""
     lift: SeriesLift = Samples()
     position: Position = Field(default_factory=lambda: Fourier(bands=16))
-    mean: tuple[float, ...] | None = None
-    """Per channel, in the sensor's own units. None: learned from the training split."""
-    std: tuple[PositiveFloat, ...] | None = None
 
     @model_validator(mode="after")
     def _irregular_is_a_set(self) -> Self:
@@ -177,14 +176,7 @@ class SeriesInput(InputSettings):
                 f"the series has {len(values)} time steps, but the input takes {self.steps} "
                 f"({self.seconds} s at {self.rate} Hz); cut it, or raise seconds."
             )
-        mask = self.checked(values, "the series")
-        if len(values) == self.steps:
-            return Sample(values, mask=mask)
-        padded = np.zeros((self.steps, self.channels), np.float32)
-        padded[: len(values)] = values
-        real = np.zeros(self.steps, bool)
-        real[: len(values)] = True if mask is None else mask
-        return Sample(padded, mask=real, padding=self.steps - len(values))
+        return filled_up(values, self.checked(values, "the series"), self.steps)
 
     def _irregular(self, values: np.ndarray, times: Any) -> Sample:
         if times is None:
@@ -201,25 +193,9 @@ class SeriesInput(InputSettings):
             raise DataError(f"times must lie between 0 and {self.seconds} s; got {seconds.min()} to {seconds.max()}.")
         return Sample(values, coords=seconds[:, None].astype(np.float32), mask=self.checked(values, "the series"))
 
-    def fit(self, samples: Iterable[Sample]) -> Self:
-        """With mean and standard deviation per channel of the training series, when the recipe gives none."""
-        if self.mean is not None and self.std is not None:
-            return self
-        mean, std = moments(samples, self.channels)
-        return self.with_changes(mean=self.mean or mean, std=self.std or std)
-
     def augmenter(self, setting: SeriesAugmentation) -> Callable[[Sample, Seed], Sample]:
         """Jitter and scaling."""
         return partial(augment_series_sample, settings=setting)
-
-    def scale(self) -> Scale | None:
-        """Of every channel."""
-        return Scale.of_channels(self.mean, self.std)
-
-    def completed(self) -> tuple[Self, str | None]:
-        """With mean 0 and standard deviation 1 where they are not known; no count depends on them."""
-        width = self.channels
-        return self.with_changes(mean=self.mean or (0.0,) * width, std=self.std or (1.0,) * width), None
 
     def elements(self) -> int:
         """M after the lift of a regular series; 0 for an irregular one, which has no fixed count."""
@@ -255,22 +231,15 @@ class SeriesInput(InputSettings):
 
     def build(self) -> Input:
         """The module."""
-        if self.mean is None or self.std is None:
-            raise SpecError(
-                "series: mean and std are not known yet. perceivers.train learns them from the training split; "
-                "to build without training give both, per channel and in the sensor's own units."
-            )
-        for name, given in (("mean", self.mean), ("std", self.std)):
-            if len(given) != self.channels:
-                raise SpecError(f"series: {name} has {len(given)} numbers, but there are {self.channels} channels.")
+        mean, std = self.statistics()
         lift = self.lift.build(1, self.channels)
         span = [self.seconds] if self.rate is None else None
         # An irregular series is resolved as finely as a thousand steps would be, unless the recipe says otherwise.
         cells = (1000,) if self.rate is None else lift.cells([self.steps])
         if isinstance(self.position, NoPosition):
-            return GridInput(self.mean, self.std, lift, None, add=False, span=span)
+            return GridInput(mean, std, lift, None, add=False, span=span)
         add = self.position.join == "add"
-        return GridInput(self.mean, self.std, lift, self.position.build(cells), add, span)
+        return GridInput(mean, std, lift, self.position.build(cells), add, span)
 
 
 def _rounded_up(seconds: float) -> float:

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 def streamed(module: "GridInput", source: Source, grid: tuple[int, ...], nan: Literal["mask", "error"]) -> Streamed:
     """The elements of `source` as `module` lifts them. `grid`: that of the whole input, in raw cells.
 
-    Raises `SpecError` for a lift that looks beyond a run (a convolution stem), `DataError` for coordinates where a grid
-    is wanted and the other way round.
+    Raises `SpecError` for a lift that looks beyond a run, as a convolution stem does, and `DataError` for coordinates
+    where a grid is wanted and the other way round.
     """
     unit = module.lift.unit
     if unit is None:
         raise SpecError(
-            f"{source.name}: a convolution stem reads across the borders of runs, so it cannot read a source; "
+            f"{source.name}: {module.lift.called} reads across the borders of runs, so it cannot read a source; "
             "use lift pixels, samples, patches or conv1x1, or give the whole array."
         )
     if source.coords != (module.span is not None):

@@ -16,11 +16,14 @@ P4 = Hierarchical Perceiver (arXiv 2202.10890).
 from perceivers.nn.attention import Attention, attend, attend_plain
 from perceivers.nn.blocks import MLP, CrossAttend, SelfAttend
 from perceivers.nn.perceiver import AverageDecoder, Decoder, Encoder
+from perceivers.nn.upsample import Conv2DUpsample, Conv3DUpsample
 
 __all__ = [
     "MLP",
     "Attention",
     "AverageDecoder",
+    "Conv2DUpsample",
+    "Conv3DUpsample",
     "CrossAttend",
     "Decoder",
     "Encoder",

@@ -49,10 +49,33 @@ def windows_around(x: Float[Tensor, "B H W C"], size: int) -> Float[Tensor, "B H
 
     With size 3 it is the patches of the optical flow model [deepmind-research optical flow notebook].
     """
-    batch, height, width, channels = x.shape
-    around = F.unfold(x.movedim(-1, 1), size, padding=size // 2)
-    # unfold gives channels outermost.
-    return around.reshape(batch, channels, size * size, height, width).permute(0, 3, 4, 2, 1).flatten(3)
+    return extract_patches(x, (size, size), (1, 1), same=True)
+
+
+def extract_patches(
+    x: Shaped[Tensor, "B *grid C"],
+    size: Sequence[int],
+    stride: Sequence[int],
+    same: bool = False,
+    rate: Sequence[int] | None = None,
+) -> Shaped[Tensor, "B *cells P"]:
+    """Windows of `size`, `stride` apart, as channels in the order (k1, …, kA, c) [official `extract_patches`].
+
+    same: TensorFlow's SAME padding with zeros, one window a stride; else the windows that lie within the grid.
+    rate: cells of a window are so far apart, as in dilated convolutions; None: they are neighbours.
+    """
+    axes = len(size)
+    rate = rate or (1,) * axes
+    extents = [(kernel - 1) * apart + 1 for kernel, apart in zip(size, rate, strict=True)]
+    if same:
+        # F.pad counts axes from the last one back, channels first.
+        sides = [same_padding(n, k, s) for n, k, s in zip(x.shape[1:-1], extents, stride, strict=True)]
+        x = F.pad(x, [0, 0, *(side for pair in reversed(sides) for side in pair)])
+    for axis, (extent, step) in enumerate(zip(extents, stride, strict=True), start=1):
+        x = x.unfold(axis, extent, step)
+    # Now (B, cells, C, extents).
+    x = x[(..., *(slice(None, None, apart) for apart in rate))]
+    return x.movedim(1 + axes, -1).flatten(1 + axes)
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:

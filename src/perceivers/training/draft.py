@@ -233,7 +233,7 @@ def _add_inputs(draft: Draft, table: Table, used: set[str | None], is_class_fold
     draft.unused = {name: guess.why for name, guess in guesses.items() if guess.kind == "skip"}
     for column, guess in guesses.items():
         if guess.kind != "skip" and not KINDS[guess.kind].reads_columns:
-            name = draft.free_name(column, guess.kind, "image" if is_class_folder else None)
+            name = draft.free_name(column, guess.kind, guess.kind if is_class_folder else None)
             draft.inputs[name] = KINDS[guess.kind].drafted(guess.why, guess.facts, draft.rows)
             if "points" in guess.facts:
                 draft.points[name] = guess.facts["points"]

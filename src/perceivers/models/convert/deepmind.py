@@ -14,6 +14,7 @@ from perceivers.models.convert.mapping import (
     one_by_one,
     same,
     transposed,
+    transposed_kernel,
 )
 from perceivers.models.model import Model
 from perceivers.models.spec import AverageDecoderSpec, EncoderSpec
@@ -69,6 +70,14 @@ def feed_forward(ours: str, theirs: str) -> Iterator[Entry]:
     """An `MLP`."""
     for index, part in enumerate(("hidden", "output")):
         yield from linear(f"{ours}{part}.", f"{theirs}/{numbered('linear', index)}")
+
+
+def up_convolutions(theirs: str, axes: int, layers: int) -> Iterator[Entry]:
+    """A `Conv2DUpsample`, whose layers are counted from 1 there, or a `Conv3DUpsample`, from 0."""
+    name, first = ("~/transp_conv_", 1) if axes == 2 else ("conv3d_transpose_", 0)
+    for layer in range(layers):
+        yield Entry(f"layers.{layer}.weight", f"params/{theirs}/{name}{first + layer}/w", transposed_kernel)
+        yield Entry(f"layers.{layer}.bias", f"params/{theirs}/{name}{first + layer}/b", same)
 
 
 def _attend(ours: str, theirs: str, norms: tuple[str, ...]) -> Iterator[Entry]:

@@ -45,6 +45,14 @@ def channels_last_kernel(array: np.ndarray) -> np.ndarray:
     return np.moveaxis(array, (-1, -2), (0, 1))
 
 
+def transposed_kernel(array: np.ndarray) -> np.ndarray:
+    """haiku's transposed convolution (k1, …, kA, out, in) → torch's (in, out, k1, …, kA).
+
+    haiku's does not turn its kernel around, torch's does: every spatial axis is reversed.
+    """
+    return np.flip(np.moveaxis(array, (-1, -2), (0, 1)), tuple(range(2, array.ndim)))
+
+
 def one_by_one(array: np.ndarray) -> np.ndarray:
     """A 1×1 convolution (1, 1, in, out) → a linear's weight (out, in)."""
     return array.reshape(array.shape[-2:]).T

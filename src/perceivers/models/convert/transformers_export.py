@@ -76,7 +76,7 @@ def export_transformers(model: Model, folder: str | Path) -> Path:
         raise ModelError(f"'{folder}' exists already; give another name.")
     name, config, differences = _fitting(model)
     spec = model.spec
-    rules = places(FAMILIES[name], spec.encoder.layers, called(spec, name))
+    rules = places(FAMILIES[name], spec.perceiver.layers, called(spec, name))
     state = model.state_dict()
     tensors = {theirs: _theirs(state[place.ours], place) for theirs, place in rules.items()}
     try:
@@ -158,7 +158,7 @@ def _facts(model: Model, name: str) -> dict[str, Any]:
     roles = _roles(model.spec, name)
     data |= {part: {roles[part][n]: entry for n, entry in data[part].items()} for part in roles}
     facts = {key: value for key, value in _flat("", data) if not _is_free(key)}
-    encoder = model.spec.encoder
+    encoder = model.spec.perceiver
     if encoder.blocks < 2:
         facts.pop("encoder.block_sharing")
     if encoder.cross_attends < 2:
@@ -192,9 +192,9 @@ def _flat(prefix: str, data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _widths(model: Model) -> dict[str, int]:
     """Widths of queries and values of the attentions, as their linears have them."""
-    blocks: dict[str, nn.Module] = {"encoder.cross": model.encoder.cross_attends[0], "decoder": model.decoder}
-    if len(model.encoder.blocks):
-        blocks["encoder.self_attend"] = model.encoder.blocks[0]
+    blocks: dict[str, nn.Module] = {"encoder.cross": model.perceiver.cross_attends[0], "decoder": model.decoder}
+    if len(model.perceiver.blocks):
+        blocks["encoder.self_attend"] = model.perceiver.blocks[0]
     found = {}
     for name, block in blocks.items():
         attention = next((module for module in block.modules() if isinstance(module, Attention)), None)
@@ -225,7 +225,7 @@ def _differing(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
 
 def _config(spec: Spec, name: str, qk: int | None, v: int | None, shape: str) -> dict[str, Any]:
     """config.json with those widths of attention."""
-    encoder = spec.encoder
+    encoder = spec.perceiver
     given, wanted = _only_input(spec), next(iter(spec.outputs.values()))
     config: dict[str, Any] = {
         "architectures": [name],

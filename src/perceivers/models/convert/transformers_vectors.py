@@ -117,7 +117,9 @@ def _short_text_logits(model: Model, given: Arrays) -> Tensor:
 
 def _text_latents(model: Model, given: Arrays) -> Tensor:
     elements = _text(model, given["input_ids"], given["attention_mask"])
-    return model.encode(Batch({next(iter(model.inputs)): elements}, len(elements.values)))
+    latents = model.encode(Batch({next(iter(model.inputs)): elements}, len(elements.values)))
+    assert isinstance(latents, Tensor), "a Perceiver's"
+    return latents
 
 
 def _flow(model: Model, given: Arrays) -> Tensor:

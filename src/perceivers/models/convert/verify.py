@@ -19,6 +19,7 @@ from perceivers.models.convert.mapping import assembled
 from perceivers.models.convert.read import read_weights
 from perceivers.models.convert.recorded_autoregressive import recomputed_autoregressive
 from perceivers.models.convert.recorded_blocks import recomputed_blocks
+from perceivers.models.convert.recorded_functions import recomputed_functions, recomputed_postprocessors
 from perceivers.models.convert.recorded_specs import composed_spec, flow_spec, image_spec, language_spec
 from perceivers.models.convert.stored import Stored, refused
 from perceivers.models.model import Model
@@ -185,4 +186,6 @@ _RECORDERS: Mapping[str, Callable[[Stored], Recomputed]] = {
     "params/att/linear/w": recomputed_blocks,
     "modality_order": recomputed_hierarchy,
     "assign_groups_cases": recomputed_groups,
+    "params/up2/~/transp_conv_1/w": recomputed_postprocessors,
+    "input/gelu": recomputed_functions,
 }

@@ -1,0 +1,92 @@
+"""What `init` takes columns of sounds and videos for, and what it writes for them."""
+
+import media
+import numpy as np
+import pytest
+
+from perceivers.data.guess import guess_column
+from perceivers.data.table import Table
+from perceivers.inputs import KINDS
+from perceivers.models.plan import plan
+
+
+def written(folder, name, data):
+    (folder / name).write_bytes(data)
+    return name
+
+
+def guessed(folder, names):
+    return guess_column(Table({"x": names}, "table", folder), "x")
+
+
+def settings(guess, rows=100):
+    """What is drafted for the guess; it builds."""
+    why, drafted = KINDS[guess.kind].drafted(guess.why, guess.facts, rows)
+    plan({"inputs": {"x": drafted}, "outputs": {"y": {"kind": "number"}}})
+    return why, drafted
+
+
+def test_sounds_of_one_sort(tmp_path):
+    names = [written(tmp_path, f"{n}.wav", media.wav_bytes(np.zeros(4000 + 100 * n))) for n in range(4)]
+    guess = guessed(tmp_path, names)
+    assert guess.kind == "audio"
+    assert guess.why == "opened 4 of 4: 0.5 to 0.537 s at 8,000 Hz, 1 channel"
+    _, drafted = settings(guess)
+    assert (drafted["samples"], drafted["rate"], drafted["channels"]) == (4300, 8000, 1)
+    assert drafted["lift"]["kind"] == "log_mel"
+    assert not {"overflow", "resample", "mix"} & set(drafted)
+
+
+def test_sounds_of_several_rates_and_channels(tmp_path):
+    names = [written(tmp_path, f"{n}.wav", media.wav_bytes(np.zeros(8000))) for n in range(3)]
+    names.append(written(tmp_path, "3.wav", media.wav_bytes(np.zeros((16_000, 2)), 16_000)))
+    why, drafted = settings(guessed(tmp_path, names))
+    assert (drafted["samples"], drafted["rate"], drafted["channels"]) == (8000, 8000, 1)
+    assert drafted["resample"]
+    assert drafted["mix"]
+    kind = KINDS["audio"](**drafted)
+    assert all(kind.parse(tmp_path / name).values.shape == (8000, 1) for name in names)
+    assert "other rates are resampled to 8000 Hz; channels are averaged" in why
+
+
+def test_long_and_short_sounds(tmp_path):
+    name = written(tmp_path, "0.wav", media.wav_bytes(np.zeros(12_000), 1000))
+    why, drafted = settings(guessed(tmp_path, [name] * 2))
+    assert (drafted["samples"], drafted["overflow"]) == (10_000, "truncate")
+    assert "only the first 10 seconds are read" in why
+    name = written(tmp_path, "1.wav", media.wav_bytes(np.zeros(100)))
+    _, drafted = settings(guessed(tmp_path, [name] * 2))
+    assert drafted["lift"] == {"kind": "patches", "size": [4]}
+
+
+def test_videos_in_files(tmp_path):
+    small = media.mp4_bytes(np.zeros((5, 32, 48, 3), np.uint8))
+    names = [written(tmp_path, f"{n}.mp4", small) for n in range(2)]
+    _, drafted = settings(guessed(tmp_path, names))
+    assert (drafted["kind"], drafted["size"], drafted["channels"]) == ("video", [5, 32, 48], 3)
+    assert drafted["lift"] == {"kind": "patches", "size": [1, 8, 8]}
+    assert not {"overflow", "resize"} & set(drafted)
+    names.append(written(tmp_path, "2.mp4", media.mp4_bytes(np.zeros((20, 96, 144, 3), np.uint8))))
+    why, drafted = settings(guessed(tmp_path, names))
+    assert (drafted["overflow"], drafted["resize"]) == ("spread", "crop")
+    assert "frames spread over each" in why
+    kind = KINDS["video"](**drafted)
+    assert all(kind.parse(tmp_path / name).values.shape[1:] == (*kind.size[1:], 3) for name in names)
+
+
+@pytest.mark.parametrize("as_files", [True, False])
+def test_videos_in_arrays(tmp_path, as_files):
+    clip = np.zeros((20, 10, 12, 2), np.uint8)
+    np.save(tmp_path / "x.npy", clip)
+    guess = guessed(tmp_path, ["x.npy"] * 3 if as_files else [clip] * 3)
+    assert guess.kind == "video"
+    _, drafted = settings(guess)
+    assert (drafted["size"], drafted["channels"], drafted["overflow"]) == ([16, 10, 12], 2, "spread")
+
+
+@pytest.mark.parametrize("name", ["x.wav", "x.mp4"])
+def test_files_that_cannot_be_opened(tmp_path, name):
+    written(tmp_path, name, b"nothing")
+    guess = guessed(tmp_path, [name] * 4)
+    assert guess.kind == "skip"
+    assert "none of 4 could be opened (first: x." in guess.why
