@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import perceivers
 from perceivers.models.convert import read_weights
@@ -64,3 +66,23 @@ def test_errors_write_nothing(call, spec, tmp_path):
     done = call("weights", "import", cut, "--spec", spec, "--out", "lm")
     assert done.code == 1
     assert not Path("lm").exists()
+
+
+def test_a_transformers_folder_there_and_back(call, tmp_path):
+    folder = GOLDEN / "hf_masked_lm"
+    done = call("weights", "import", folder, "--deviations", "--out", "lm")
+    assert (done.code, done.err) == (0, "")
+    done = call("weights", "export", "lm", "--out", "back")
+    assert done.code == 0
+    mine, theirs = (load_file(place / "model.safetensors") for place in (Path("back"), folder))
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    done = call("weights", "verify", folder)
+    assert done.code == 0
+    done = call("weights", "import", folder, "--preset", "perceiver-io-language", "--out", "other")
+    assert "leave preset and spec out" in done.err
+    done = call("weights", "import", PICKLE, "--deviations", "--out", "other")
+    assert "deviations are of a transformers folder" in done.err
+    done = call("weights", "export", "lm", "--format", "onnx", "--out", "other")
+    assert "unknown format 'onnx'" in done.err
+    assert not Path("other").exists()

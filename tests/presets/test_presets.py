@@ -21,6 +21,7 @@ COUNTS = {
     "perceiver-io-imagenet-conv": 48_646_522,
     "perceiver-io-language": 201_108_230,
     "perceiver-io-flow": 41_057_134,
+    "perceiver-io-multimodal": 19_858_855,
     "perceiver-ar-copy-32": 26_810_627,
     "perceiver-ar-copy-131072": 223_976_707,
     "perceiver-ar-imagenet64": 770_094_339,
@@ -34,8 +35,9 @@ COUNTS = {
 }
 
 every_preset = pytest.mark.parametrize("name", sorted(PRESETS))
-# Those of test_presets_hierarchical.py have twins of their own.
-every_perceiver = pytest.mark.parametrize("name", [name for name in sorted(PRESETS) if not name.startswith("hip-")])
+# Those of test_presets_hierarchical.py and unit/test_multimodal.py have twins of their own.
+TWINNED = [name for name in sorted(PRESETS) if not name.startswith("hip-") and not name.endswith("-multimodal")]
+every_perceiver = pytest.mark.parametrize("name", TWINNED)
 
 
 def test_all_presets_are_counted():

@@ -40,21 +40,44 @@ def show(
 
 @app.command("import")
 def import_(
-    source: Annotated[Path, typer.Argument(help="A pickle of DeepMind's, or a safetensors or npz file of its arrays.")],
+    source: Annotated[
+        Path, typer.Argument(help="A pickle of DeepMind's, an npz of its arrays, or a transformers folder.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="The model directory to write.")],
     preset: Annotated[str | None, typer.Option(help="The published model whose weights they are.")] = None,
     spec: Annotated[Path | None, typer.Option(help="A JSON or YAML file with the spec instead.")] = None,
+    deviations: Annotated[
+        bool,
+        typer.Option("--deviations", help="Of a transformers folder: compute what transformers does, bit for bit."),
+    ] = False,
 ) -> None:
     """Make a model directory, which perceivers.load opens, of official weights."""
     from perceivers.models.convert import import_weights
 
-    made = import_weights(source, out, preset=preset, spec=spec)
+    made = import_weights(source, out, preset=preset, spec=spec, deviations=deviations)
     print(f"{made}: {sum(p.stat().st_size for p in made.iterdir()):,} bytes; perceivers.load opens it")
 
 
 @app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="A model directory or a run folder.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
+    format: Annotated[str, typer.Option("--format", help="transformers is the only one.")] = "transformers",
+) -> None:
+    """Write a model as another library reads it."""
+    from perceivers.errors import unknown
+    from perceivers.models.convert import export_transformers
+    from perceivers.models.weights import load
+
+    if format != "transformers":
+        raise unknown("format", format, ["transformers"])
+    made = export_transformers(load(model), out)
+    print(f"{made}: {', '.join(sorted(p.name for p in made.iterdir()))}")
+
+
+@app.command()
 def verify(
-    file: Annotated[Path, typer.Argument(help="Recorded vectors: an npz of parameters, inputs and outputs.")],
+    file: Annotated[Path, typer.Argument(help="Recorded vectors: an npz, or a transformers folder with io.npz.")],
 ) -> None:
     """Compute the outputs that are recorded in a file again; exit 1 where one is off, 2 for what is not verified."""
     from perceivers.models.convert import UnsupportedRecordingError, compare

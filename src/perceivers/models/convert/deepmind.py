@@ -28,11 +28,11 @@ _QUERY = "~/trainable_position_encoding"
 
 def entries(model: Model) -> list[Entry]:
     """Every tensor of `model` and its official name. Raises `ModelError` for what the official code has no name for."""
-    spec = model.spec
-    if len(spec.inputs) > 1 or len(spec.outputs) > 1:
-        raise ModelError("DeepMind's files hold models of one input and one output; this spec has several.")
-    found = [*_input(model), *_encoder(model), *_output(model)]
-    return [entry for entry in found if entry is not None]
+    if model.fusion is not None and model.query_fusion is not None:
+        return [*_fusion(model), *_encoder(model, "encoder/~"), *_multimodal_outputs(model)]
+    if model.fusion is not None or model.query_fusion is not None:
+        raise ModelError("DeepMind's files hold models of one input and one output, or of several of both.")
+    return [*_input(model), *_encoder(model, "perceiver_encoder/~"), *_output(model)]
 
 
 # -- blocks ------------------------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def self_attend(ours: str, theirs: str) -> Iterator[Entry]:
 # -- encoder -----------------------------------------------------------------------------------------------------------
 
 
-def _encoder(model: Model) -> Iterator[Entry]:
+def _encoder(model: Model, top: str) -> Iterator[Entry]:
     e = model.spec.encoder
     assert isinstance(e, EncoderSpec), "a Perceiver's"
     if len(model.perceiver.blocks) > 1:
@@ -110,7 +110,6 @@ def _encoder(model: Model) -> Iterator[Entry]:
     if len(model.perceiver.cross_attends) > 1:
         yield from _composed(model)
         return
-    top = "perceiver_encoder/~"
     yield from array("encoder.latents", f"{top}/trainable_position_encoding")
     yield from cross_attend("encoder.cross_attends.0.", f"{top}/cross_attention")
     for index in range(e.layers):
@@ -186,6 +185,17 @@ def _position(module: object, ours: str, theirs: str) -> Iterator[Entry]:
         yield from array(f"{ours}.table", f"{theirs}trainable_position_encoding")
 
 
+def _fusion(model: Model) -> Iterator[Entry]:
+    """The learned arrays of each modality; what they are padded to has no others."""
+    assert model.fusion is not None, "of several inputs"
+    for name, kind in model.spec.inputs.items():
+        if list(model.inputs[name].parameters()):
+            raise ModelError(f"DeepMind's multimodal files hold nothing for input '{name}' of kind {kind.kind}.")
+        yield from array(f"fusion.embeddings.{name}", f"multimodal_preprocessor/{name}_padding")
+    for name in model.fusion.mask_tokens:
+        yield from array(f"fusion.mask_tokens.{name}", f"multimodal_preprocessor/{name}_mask_token")
+
+
 # -- outputs -----------------------------------------------------------------------------------------------------------
 
 
@@ -208,3 +218,17 @@ def _output(model: Model) -> Iterator[Entry]:
     if kind.kind != "flow":
         yield from array(f"{ours}.query.table", f"{decoder}/{_QUERY}")
     yield from cross_attend("decoder.cross_attend.", f"{decoder}/cross_attention")
+
+
+def _multimodal_outputs(model: Model) -> Iterator[Entry]:
+    decoder = "multimodal_decoder/~/basic_decoder"
+    yield from cross_attend("decoder.cross_attend.", f"{decoder}/cross_attention")
+    yield from linear("decoder.output.", f"{decoder}/output")
+    for name, kind in model.spec.outputs.items():
+        yield from array(f"query_fusion.embeddings.{name}", f"multimodal_decoder/~decoder_query/{name}_padding")
+        # The official post-processors are of one sound, of pixels, and of classes.
+        axes = len(kind.size) if kind.kind == "grid" else 0
+        post = {0: "classification", 1: "audio"}.get(axes, "projection")
+        yield from linear(f"outputs.{name}.head.", f"{post}_postprocessor/linear")
+        if kind.kind == "category":
+            yield from array(f"outputs.{name}.query.table", f"classification_decoder/~/basic_decoder/{_QUERY}")

@@ -10,13 +10,15 @@ from perceivers.models.autoregressive import AutoregressiveModel
 from perceivers.models.convert.autoregressive import autoregressive_entries
 from perceivers.models.convert.deepmind import IGNORED
 from perceivers.models.convert.deepmind import entries as perceiver_entries
+from perceivers.models.convert.folders import CONFIG
 from perceivers.models.convert.mapping import Entry, assembled
 from perceivers.models.convert.read import read_weights
+from perceivers.models.convert.transformers import import_transformers
 from perceivers.models.model import Model
 from perceivers.models.presets import Preset
 from perceivers.models.presets import preset as preset_called
 from perceivers.models.spec import Spec, as_spec
-from perceivers.models.weights import MOST_TEXT_BYTES, save
+from perceivers.models.weights import MOST_TEXT_BYTES, is_model, save
 from perceivers.plain_yaml import read_yaml
 
 
@@ -37,12 +39,23 @@ def import_weights(
     out: str | Path,
     preset: str | None = None,
     spec: "Spec | Mapping[str, Any] | str | Path | None" = None,
+    deviations: bool = False,
 ) -> Path:
     """Write the model directory `out` of the official weights in `source`; returns it.
 
-    preset: the published model whose weights they are. spec: of another one; plain data, or a JSON or YAML file.
-    Raises `SpecError` unless one of the two is given, and `ModelError` as `official` and `save`, with nothing written.
+    preset: the published model whose weights they are. spec: of another one; plain data, or a JSON or YAML file. A
+    transformers folder needs neither: its config says it. deviations: of such, compute what that library does where it
+    differs from DeepMind's code (`import_transformers`). Raises `SpecError` for what is missing or too much of these,
+    and `ModelError` as `official` and `save`, with nothing written.
     """
+    if (Path(source) / CONFIG).is_file() and not is_model(Path(source)):
+        if preset is not None or spec is not None:
+            raise SpecError(
+                f"'{source}' is a transformers folder, whose config says it all; leave preset and spec out."
+            )
+        return save(import_transformers(source, deviations), Path(out))
+    if deviations:
+        raise SpecError("deviations are of a transformers folder, and this is none; leave them out.")
     if (preset is None) == (spec is None):
         raise SpecError("give either the preset or the spec of these weights: --preset NAME or --spec FILE.")
     known = None if preset is None else preset_called(preset)

@@ -100,6 +100,73 @@ def flow_spec(stored: Stored) -> Spec:
     )
 
 
+def multimodal_spec(stored: Stored, end: bool) -> Spec:
+    """Of the multimodal autoencoder (`dm_multimodal`). end: whether the last query of an axis is at 1."""
+    c = stored.extra["config"]
+    frames, samples = c["num_frames"], c["num_frames"] * c["audio_samples_per_frame"]
+    sound = {"bands": c["audio_bands"], "resolution": c["audio_max_resolution"]}
+    video = {"bands": c["image_bands"], "resolution": c["image_max_resolution"]}
+    classes = [f"class_{i}" for i in range(c["num_classes"])]
+    queries = {"kind": "fourier", "end": end}
+    return as_spec(
+        {
+            "inputs": {
+                "audio": {
+                    "kind": "audio",
+                    "samples": samples,
+                    "rate": 48_000,
+                    "mean": [0.0],
+                    "std": [1.0],
+                    "lift": {"kind": "patches", "size": [c["samples_per_patch"]]},
+                    "position": {"kind": "fourier", **sound},
+                },
+                "image": {
+                    "kind": "video",
+                    "size": [frames, *c["image_hw"]],
+                    **_RAW,
+                    "lift": {"kind": "patches", "size": c["video_patch"]},
+                    "position": {"kind": "fourier", **video},
+                },
+                "label": {
+                    "kind": "category",
+                    "columns": ["label"],
+                    "channels": "classes",
+                    "classes": {"label": classes},
+                },
+            },
+            "latents": {"count": c["latents"][0], "channels": c["latents"][1]},
+            "encoder": {
+                "layers": c["self_attends"],
+                "self_attend": {"heads": c["self_heads"]},
+                "padding": c["enc_min_padding"],
+                "masking": {"audio": 0.0, "image": 0.0, "label": 1.0},
+            },
+            "decoder": {
+                "kind": "cross_attend",
+                "query_residual": False,
+                "padding": c["dec_min_padding"],
+                "output_channels": c["output_num_channels"],
+            },
+            "outputs": {
+                "audio": {
+                    "kind": "grid",
+                    "size": [samples],
+                    "patch": [c["samples_per_patch"]],
+                    "query": {**queries, **sound},
+                },
+                "image": {
+                    "kind": "grid",
+                    "size": [frames, *c["image_hw"]],
+                    "channels": 3,
+                    "query": {**queries, **video},
+                },
+                "label": {**_classes(c["num_classes"]), "query": {"channels": c["label_query_channels"]}},
+            },
+        },
+        str(stored.path),
+    )
+
+
 def _shape(stored: Stored, name: str) -> tuple[int, ...]:
     return stored.arrays[name].shape
 

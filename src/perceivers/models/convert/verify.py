@@ -16,14 +16,23 @@ from perceivers.errors import ModelError
 from perceivers.models.convert.deepmind import IGNORED, entries
 from perceivers.models.convert.hierarchical import recomputed_groups, recomputed_hierarchy
 from perceivers.models.convert.mapping import assembled
+from perceivers.models.convert.npz import npz_weights
 from perceivers.models.convert.read import read_weights
 from perceivers.models.convert.recorded_autoregressive import recomputed_autoregressive
 from perceivers.models.convert.recorded_blocks import recomputed_blocks
 from perceivers.models.convert.recorded_functions import recomputed_functions, recomputed_postprocessors
-from perceivers.models.convert.recorded_specs import composed_spec, flow_spec, image_spec, language_spec
+from perceivers.models.convert.recorded_specs import (
+    composed_spec,
+    flow_spec,
+    image_spec,
+    language_spec,
+    multimodal_spec,
+)
 from perceivers.models.convert.stored import Stored, refused
+from perceivers.models.convert.transformers_vectors import VECTORS, recomputed
 from perceivers.models.model import Model
 from perceivers.models.spec import Spec
+from perceivers.nn.lifted import Lifted
 from perceivers.nn.stem import windows_around
 
 # Recorded answers are float32 from another framework, whose sums run in another order.
@@ -59,17 +68,23 @@ def compare(path: str | Path) -> dict[str, Comparison]:
     Raises `UnsupportedRecordingError` for what is no recording or one of another kind, and `ModelError` for one whose
     arrays do not fit the config that stands in it.
     """
-    stored = read_weights(path)
-    with torch.no_grad():
-        recomputed = _recorder(stored)(stored)
+    stored, found = _recorded(Path(path))
     wanted = {name.partition("/")[2]: array for name, array in stored.arrays.items() if name.startswith("output/")}
-    left = sorted(wanted.keys() - recomputed.keys())
+    left = sorted(wanted.keys() - found.keys())
     if left:
         raise UnsupportedRecordingError(f"'{path}': output '{left[0]}' is recorded, and it is not known what it is.")
-    extra = {name: array for name, array in stored.arrays.items() if name in recomputed and name not in wanted}
-    return {
-        name: _compared(name, recomputed[name], array.read(), stored) for name, array in {**wanted, **extra}.items()
-    }
+    extra = {name: array for name, array in stored.arrays.items() if name in found and name not in wanted}
+    return {name: _compared(name, found[name], array.read(), stored) for name, array in {**wanted, **extra}.items()}
+
+
+def _recorded(path: Path) -> tuple[Stored, Recomputed]:
+    """What is recorded in a file, or in a transformers folder with its io.npz, and the same computed here."""
+    if (path / VECTORS).is_file():
+        answers = {name.partition("/")[2]: torch.from_numpy(array) for name, array in recomputed(path).items()}
+        return npz_weights(path / VECTORS), answers
+    stored = read_weights(path)
+    with torch.no_grad():
+        return stored, _recorder(stored)(stored)
 
 
 def _compared(name: str, found: Tensor, recorded: np.ndarray, stored: Stored) -> Comparison:
@@ -175,9 +190,37 @@ def _flow(stored: Stored) -> Recomputed:
     }
 
 
+def _multimodal(stored: Stored) -> Recomputed:
+    model, whole = (_official(multimodal_spec(stored, end), stored) for end in (False, True))
+    image, audio, label = (_input(stored, name) for name in ("image", "audio", "label"))
+    elements = {
+        "audio": Elements(audio, grid=(audio.shape[1],)),
+        "image": _grid(image, 3),
+        "label": Elements(label.argmax(-1)[:, None, None], grid=(1,)),
+    }
+    batch = Batch(elements, len(image))
+    latents, names = model.encode(batch), list(model.outputs)
+    assert isinstance(latents, Tensor), "a Perceiver's"
+    read = [part.joined() for part in model.lifted(batch).values() if isinstance(part, Lifted)]
+    found = {"encoder_input": torch.cat(read, dim=1)}
+    points = {name: _input(stored, f"sub_{name}").long() for name in ("audio", "image")}
+    for key, asked, some in (("sub", model, points), ("fullsub", model, {}), ("nosub", whole, {})):
+        answers = asked.decode(latents, points=some)
+        found |= {
+            f"{key}/audio": answers["audio"].flatten(1),
+            f"{key}/image": answers["image"].flatten(1, -2),
+            f"{key}/label": answers["label"],
+        }
+        contexts = asked.contexts(names, latents, None, some)
+        queries = [asked.queries(name, context) for name, context in contexts.items()]
+        found[f"decoder_query_{key}"] = torch.cat([q if isinstance(q, Tensor) else q.joined() for q in queries], dim=1)
+    return found
+
+
 # A key of the config, or an array, that only recordings of that kind have.
 _RECORDERS: Mapping[str, Callable[[Stored], Recomputed]] = {
     "iterations": _composed,
+    "video_patch": _multimodal,
     "flow_scale_factor": _flow,
     "position_encoding_type": recomputed_autoregressive,
     "output/rotary_full": recomputed_autoregressive,
