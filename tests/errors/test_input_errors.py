@@ -256,7 +256,8 @@ def test_nan_in_a_series_where_it_is_an_error():
         ("x" * 9, ["the text has 9 bytes, but the input reads 8", "Raise length", "overflow: truncate"]),
         ("éééé☃", ["the text has 11 bytes"]),
         (["a", "b"], ["got a list, not a text"]),
-        ({"text": "a"}, ["got a dict, not a text"]),
+        ({"txt": "a"}, ["got {txt}; wanted {text: …, mask: [[start, stop], …]}"]),
+        ({"text": "abc", "mask": [[1, 4]]}, ["mask holds [1, 4]", "bytes of the text, which has 3"]),
         (None, ["got a NoneType, not a text"]),
     ],
 )

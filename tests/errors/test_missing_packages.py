@@ -69,9 +69,10 @@ def test_evaluation(trained, tmp_path, monkeypatch, package, purpose):
 
 
 def test_scores_of_numbers(monkeypatch):
+    from perceivers.outputs.base import Sizes
     from perceivers.outputs.number import NumberOutput
 
-    head = NumberOutput(mean=(0.0,), std=(1.0,)).build(4, 4)
+    head = NumberOutput(mean=(0.0,), std=(1.0,)).build(Sizes(4, 4, False, {}))
     block(monkeypatch, "torchmetrics")
     assert message(head.metrics) == said("torchmetrics", "train", "scoring")
 

@@ -251,7 +251,7 @@ def test_what_needs_a_perceiver_says_so():
         SpecError, match=r"cannot be read from a source; give them whole, or set encoder\.kind: perceiver"
     ):
         model.encode({"photo": source})
-    with pytest.raises(SpecError, match=r"encoder\.kind is hierarchical, and this needs a perceiver"):
+    with pytest.raises(SpecError, match=r"a live input needs encoder\.kind: perceiver, and this model"):
         LiveEncoder(model, "photo")
 
 

@@ -21,6 +21,7 @@ from perceivers.inputs.augment_series import SeriesAugmentation
 from perceivers.inputs.image import ImageInput
 from perceivers.inputs.number import NumberInput
 from perceivers.inputs.series import SeriesInput
+from perceivers.outputs.base import Sizes
 from perceivers.outputs.category import CategoryOutput
 from perceivers.outputs.number import NumberOutput
 
@@ -280,7 +281,7 @@ class TestMix:
         assert torch.equal(batch.targets["label"][kept], others.targets["label"])
         known = [float(i not in (1, 4) or lacking != "class") for i in range(8)]
         assert batch.targets["label"].sum(1).tolist() == pytest.approx(known)
-        losses, counted = OUTPUTS["label"].build(4, 4).loss(torch.zeros(8, 3), batch.targets["label"])
+        losses, counted = OUTPUTS["label"].build(Sizes(4, 4, False, {})).loss(torch.zeros(8, 3), batch.targets["label"])
         assert counted.tolist() == [share > 0 for share in known]
         assert losses.isfinite().all()
 

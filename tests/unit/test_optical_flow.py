@@ -77,7 +77,7 @@ def test_a_small_pair_is_filled_up(model):
     first, second = pair(10, 60)
     filled = [np.pad(image, [(0, 30), (0, 0), (0, 0)], mode="edge") for image in (first, second)]
     found = optical_flow(model, first, second)
-    assert found.shape == (10, 40, 2)
+    assert found.shape == (10, 60, 2)
     np.testing.assert_array_equal(found, optical_flow(model, *filled)[:10])
 
 

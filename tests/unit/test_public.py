@@ -18,6 +18,8 @@ CALLS = {
     "train": ["train"],
     "evaluate": ["evaluate"],
     "predict": ["predict", "Predictor"],
+    "flow": ["optical_flow", "flow_picture"],
+    "generate": ["load"],  # and the model's own `generate`
     "plan": ["plan"],
     "presets": ["presets"],
     "data": ["data_sets", "tables", "picture_grid"],

@@ -134,6 +134,8 @@ def _container(file: BinaryIO, what: str) -> Iterator[Any]:
             if not container.streams.video:
                 raise DataError(f"{what} holds no video.")
             codec = container.streams.video[0].codec_context
+            if codec is None:
+                raise DataError(f"{what} is truncated or damaged: it does not say how its frames are coded.")
             if (pixels := codec.width * codec.height) > MOST_PIXELS:
                 raise DataError(f"{what} has frames of {pixels:,} pixels; the most is {MOST_PIXELS:,}.")
             yield container
