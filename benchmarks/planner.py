@@ -110,7 +110,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0, help="of the shapes; the costs were fitted to those of 0 and 2")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the shapes; the costs were fitted to those of 0, 2 and 3"
+    )
     parser.add_argument("--quick", action="store_true", help="24 shapes, three rounds, nothing recorded")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

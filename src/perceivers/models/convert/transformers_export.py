@@ -49,6 +49,7 @@ _FREE = {
 }
 # First draws, roundings, and what the modules tell: `_widths` and `_grids`.
 _FOUND_BELOW = ("init_std", "position.exact", "qk_channels", "v_channels", "resolution", "query.channels")
+_MULTIMODAL = "PerceiverForMultimodalAutoencoding"
 _STEM_PADDING = "inputs.image.lift.padding"
 # What DeepMind's models compute and transformers' do not [models.md §7], by their class.
 _DEVIATIONS = {
@@ -133,7 +134,10 @@ def _none_or(facts: Mapping[str, Any], which: str) -> tuple[int | None, ...]:
 
 
 def _class_of(spec: Spec) -> str:
-    kinds = [given.kind for given in spec.inputs.values()], [wanted.kind for wanted in spec.outputs.values()]
+    kinds = (
+        [spec.inputs[name].kind for name in sorted(spec.inputs)],
+        [spec.outputs[name].kind for name in sorted(spec.outputs)],
+    )
     if kinds in ((["image"], ["category"]), (["image"], ["number"])):
         by_lift = {"conv": "ConvProcessing", "conv1x1": "Learned"}
         return f"PerceiverForImageClassification{by_lift.get(_only_input(spec)['lift']['kind'], 'Fourier')}"
@@ -143,6 +147,8 @@ def _class_of(spec: Spec) -> str:
         return "PerceiverForMaskedLM"
     if kinds == (["image_pair"], ["flow"]):
         return "PerceiverForOpticalFlow"
+    if kinds == (["audio", "video", "category"], ["grid", "grid", "category"]):
+        return _MULTIMODAL
     reads = ", ".join(f"{name} ({given.kind})" for name, given in spec.inputs.items())
     answers = ", ".join(f"{name} ({wanted.kind})" for name, wanted in spec.outputs.items())
     raise ModelError(f"transformers has no Perceiver that reads {reads} and answers {answers}.")
@@ -251,6 +257,9 @@ def _config(spec: Spec, name: str, qk: int | None, v: int | None, shape: str) ->
         config |= {"image_size": given["size"][0]}
     if given["kind"] == "image_pair":
         config |= {"train_size": given["size"]}
+    if name == _MULTIMODAL:
+        config |= _multimodal(spec)
+        wanted = spec.outputs[sorted(spec.outputs)[-1]]
     labels = list(wanted.labels() or ())
     if wanted.kind == "number":
         labels = wanted.model_dump()["columns"] or ["number"]
@@ -258,6 +267,24 @@ def _config(spec: Spec, name: str, qk: int | None, v: int | None, shape: str) ->
     if labels:
         config |= {"id2label": dict(enumerate(labels)), "label2id": {label: n for n, label in enumerate(labels)}}
     return config
+
+
+def _multimodal(spec: Spec) -> dict[str, Any]:
+    """What config.json says of sound, video and label, in sorted order of the spec's names for them."""
+    sound, video, _ = (spec.inputs[name].model_dump(mode="json") for name in sorted(spec.inputs))
+    label = spec.outputs[sorted(spec.outputs)[-1]].model_dump(mode="json")
+    frames, height, width = video["size"]
+    resolution = video["position"].get("resolution") or [frames, height // 4, width // 4]
+    decoder = spec.decoder.model_dump(mode="json")
+    return {
+        "num_frames": frames,
+        "image_size": int(resolution[-1]),
+        "audio_samples_per_frame": sound["samples"] // frames,
+        "samples_per_patch": sound["lift"]["size"][0] if sound["lift"]["kind"] == "patches" else 1,
+        "output_shape": [1, frames, height, width],
+        "output_num_channels": decoder.get("output_channels") or spec.latents.channels,
+        "_label_trainable_num_channels": label["query"]["channels"] or spec.latents.channels,
+    }
 
 
 def _beside(spec: Spec) -> dict[str, dict[str, Any]]:

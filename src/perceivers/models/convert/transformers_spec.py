@@ -16,8 +16,6 @@ Given = Mapping[str, Any]
 
 def spec_data(name: str, config: Config, picture: Picture, deviations: bool) -> dict[str, Any]:
     """The spec of their class `name` as plain data. Raises `ModelError` for what no spec says."""
-    if name not in SPECS:
-        raise ModelError(f"{name} cannot be a spec yet; those that can are {', '.join(SPECS)}.")
     return SPECS[name](config, picture, deviations)
 
 
@@ -131,6 +129,52 @@ def _flow(config: Config, picture: Picture, deviations: bool) -> dict[str, Any]:
     return _spec(config, deviations, inputs, outputs, {"query_residual": False, **by_query})
 
 
+def _multimodal(config: Config, picture: Picture, deviations: bool) -> dict[str, Any]:
+    frames, samples = config.num_frames, config.num_frames * config.audio_samples_per_frame
+    pixels = config.output_shape[1:]
+    names = list(config.classes())
+    sound = {"kind": "fourier", "bands": 192, "resolution": [samples]}
+    video = {"kind": "fourier", "bands": 32, "resolution": [frames, config.image_size, config.image_size]}
+    exact = {"exact": not deviations}
+    inputs = {
+        "audio": {
+            "kind": "audio",
+            "samples": samples,
+            "rate": 48_000,
+            "mean": [0.0],
+            "std": [1.0],
+            "lift": {"kind": "patches", "size": [config.samples_per_patch]},
+            "position": {**sound, **exact},
+        },
+        "image": {
+            "kind": "video",
+            "size": list(pixels),
+            "mean": [0.0] * 3,
+            "std": [255.0] * 3,
+            "lift": {"kind": "patches", "size": [1, 4, 4]},
+            "position": {**video, **exact},
+        },
+        "label": {"kind": "category", "columns": ["label"], "channels": "classes", "classes": {"label": names}},
+    }
+    outputs = {
+        "audio": {
+            "kind": "grid",
+            "size": [samples],
+            "patch": [config.samples_per_patch],
+            "query": {**sound, "end": False},
+        },
+        "image": {"kind": "grid", "size": list(pixels), "channels": 3, "std": 255.0, "query": {**video, "end": False}},
+        "label": {"kind": "category", "classes": names, "query": {"channels": config.label_channels}},
+    }
+    decoder: dict[str, Any] = {"query_residual": False, "output_channels": config.output_num_channels}
+    if config.cross_attention_shape_for_attention == "q":
+        # The widest query, of sound (1 + 2·192), of video (3 + 2·3·32) or the label's, and 2 of padding.
+        decoder["qk_channels"] = max(385, 195, config.label_channels) + 2
+    data = _spec(config, deviations, inputs, outputs, decoder)
+    data["encoder"]["masking"] = {"audio": 0.0, "image": 0.0, "label": 1.0}
+    return data
+
+
 SPECS: dict[str, Callable[[Config, Picture, bool], dict[str, Any]]] = {
     "PerceiverForImageClassificationFourier": _fourier_image,
     "PerceiverForImageClassificationLearned": _learned_image,
@@ -138,4 +182,5 @@ SPECS: dict[str, Callable[[Config, Picture, bool], dict[str, Any]]] = {
     "PerceiverForSequenceClassification": _text_classes,
     "PerceiverForMaskedLM": _masked_text,
     "PerceiverForOpticalFlow": _flow,
+    "PerceiverForMultimodalAutoencoding": _multimodal,
 }

@@ -5,6 +5,7 @@ normalised already, ids and attention masks.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,21 @@ def _flow(model: Model, given: Arrays) -> Tensor:
     return _answered(flat.eval(), _image(patches.flatten(1, 2)))
 
 
+def _multimodal(output: str, model: Model, given: Arrays) -> Tensor:
+    """What the points of `sub_image` and `sub_audio` are answered; their images are (B, T, C, H, W), from 0 to 1."""
+    frames, audio, label = 255 * given["image"].movedim(2, -1), given["audio"], given["label"].argmax(-1)
+    elements = {
+        "audio": Elements(audio, grid=(audio.shape[1],)),
+        "image": Elements(frames.flatten(1, 3), grid=tuple(frames.shape[1:4])),
+        "label": Elements(label[:, None, None], grid=(1,)),
+    }
+    latents = model.encode(Batch(elements, len(frames)))
+    assert isinstance(latents, Tensor), "a Perceiver's"
+    points = {name: given[f"sub_{name}"] for name in ("audio", "image")}
+    answer = model.decode(latents, points=points)[output]
+    return answer.flatten(1) if output == "audio" else answer
+
+
 _TEXTS = {"logits": _text_logits, "logits_nomask": _text_logits_unmasked, "latents": _text_latents}
 _TEXTS["logits_short_input"] = _short_text_logits
 _ANSWERS: dict[str, dict[str, Callable[[Model, Arrays], Tensor]]] = {
@@ -145,4 +161,5 @@ _ANSWERS: dict[str, dict[str, Callable[[Model, Arrays], Tensor]]] = {
     "PerceiverForSequenceClassification": _TEXTS,
     "PerceiverForMaskedLM": _TEXTS,
     "PerceiverForOpticalFlow": {"flow": _flow},
+    "PerceiverForMultimodalAutoencoding": {name: partial(_multimodal, name) for name in ("audio", "image", "label")},
 }
