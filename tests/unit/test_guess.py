@@ -116,7 +116,7 @@ def test_a_slip_does_not_make_text_of_numbers(tmp_path):
     cells = [str(n / 7) for n in range(60)]
     guess = guess_column(Table({"proline": [*cells, "1,065"]}, "table"), "proline")
     assert guess.kind == "number"
-    assert guess.why.endswith("; 1 of 61 cells are no number (first: '1,065'): repair them")
+    assert guess.why.endswith("; 1 of 61 cells is no number (first: '1,065'): repair it")
     assert guess_column(Table({"proline": [*cells[:30], *["low"] * 30]}, "table"), "proline").kind != "number"
 
 

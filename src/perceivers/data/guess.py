@@ -120,7 +120,9 @@ def _strings(table: Table, name: str, cells: list[str]) -> Guess:
     numbers, others = _as_numbers(cells)
     if len(numbers) >= MOSTLY * len(cells) and len(numbers) >= FEWEST_NUMBERS:
         found = _numbers(name, numbers[np.isfinite(numbers)])
-        shown = f"{len(others):,} of {len(cells):,} cells are no number (first: '{_short(others[0])}'): repair them"
+        is_ = "cells is" if len(others) == 1 else "cells are"
+        shown = f"{len(others):,} of {len(cells):,} {is_} no number (first: '{_short(others[0])}'): repair "
+        shown += "it" if len(others) == 1 else "them"
         return Guess(found.kind, f"{found.why}; {shown}", found.facts) if found.kind == "number" else found
     sample = spread(cells)
     for suffixes, look in (

@@ -1,0 +1,224 @@
+"""Models that answer many queries, against transformers with the same weights, and against the plain ways of use.
+
+    python benchmarks/io_models.py [--threads N] [--rounds K] [--quick]
+
+Optical flow on one pair of 368 × 496 pixels, with the peak memory of each in a process of its own (Linux only); the
+byte language model on eight texts of 2,048 bytes; one clip through the multimodal autoencoder, encoded once and encoded
+again for each of 128 chunks, as the official notebook does; and sampling from a Perceiver AR of 2,048 tokens with and
+without its cache. float32; what is compared is interleaved in one process, and where it computes the same, that is
+checked first; the least time of each counts. Ends with a line a work.
+"""
+
+import argparse
+import ctypes
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peers
+import record
+import torch
+from attention import interleaved, resident
+from torch import Tensor, nn
+
+import perceivers
+from perceivers.elements import Batch, Elements
+from perceivers.models.convert import export_transformers
+from perceivers.models.model import Model
+from perceivers.models.presets import preset
+from perceivers.nn.stem import windows_around
+
+CHUNKS, QUICK_CHUNKS = 128, 16
+# float32 sums in another order, and sines in float32 there: logits may differ by so much of the largest.
+TOLERANCE = 1e-4
+Works = dict[str, Callable[[], Any]]
+
+
+def main() -> None:
+    """Measure, print, record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one round, small sizes, nothing recorded")
+    parser.add_argument("--peak", choices=("ours", "transformers"), help="only print the peak bytes of its flow")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    peers.need("transformers", "transformers>=5")
+    if arguments.peak:
+        print(peak_here(arguments.peak, arguments.quick))
+        return
+    rounds = 1 if arguments.quick else arguments.rounds
+    seconds: dict[str, dict[str, dict[str, float]]] = {}
+    made = {"optical flow": flow, "language": language, "multimodal": multimodal, "sampling": sampling}
+    with torch.inference_mode():
+        for name, make in made.items():
+            works = make(arguments.quick)
+            if "transformers" in works:
+                check(works)
+            seconds[name] = interleaved(works, 1 if name == "multimodal" else rounds)
+            for by, found in seconds[name].items():
+                print(f"{name:<14}{by:<24}{found['min']:>10.3f}{found['median']:>10.3f} s", flush=True)
+            del works
+    peaks = {name: peak_of(name, arguments.threads, arguments.quick) for name in ("ours", "transformers")}
+    if not arguments.quick:
+        record.write("io_models", {"rounds": rounds, "seed": 0, "seconds": seconds, "flow_peak_bytes": peaks})
+    tail = f"(min of {rounds}{', small sizes' if arguments.quick else ''})"
+    ratio = lambda work, slow, fast="ours": seconds[work][slow]["min"] / seconds[work][fast]["min"]  # noqa: E731
+    print(
+        f"optical flow: ratio {ratio('optical flow', 'transformers'):.2f} against transformers, "
+        f"peak memory ratio {peaks['transformers'] / peaks['ours']:.2f} {tail}"
+    )
+    print(f"byte language model: ratio {ratio('language', 'transformers'):.2f} against transformers {tail}")
+    again = ratio("multimodal", "encoded for each chunk", "encoded once")
+    chunks = QUICK_CHUNKS if arguments.quick else CHUNKS
+    print(f"multimodal autoencoding: ratio {again:.2f} against encoding for each of {chunks} chunks (1 round)")
+    print(f"sampling: ratio {ratio('sampling', 'without cache', 'with cache'):.2f} against no cache {tail}")
+
+
+def drawn(spec: dict[str, Any]) -> Model:
+    """A model with random weights: norms, biases and heads that start at zero too, so that a mix-up shows."""
+    model = perceivers.build(spec, seed=0).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1 or not parameter.any():
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+    return model
+
+
+def twin(model: Model) -> nn.Module:
+    """transformers' model with the same weights, as the library exports them."""
+    transformers = peers.need("transformers", "transformers>=5")
+    transformers.utils.logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what it computes otherwise, which is set alike below
+        config = export_transformers(model, Path(folder) / "theirs")
+        name = transformers.PerceiverConfig.from_pretrained(config).architectures[0]
+        return getattr(transformers, name).from_pretrained(config).eval()
+
+
+def check(works: Works) -> None:
+    """An error where the answers of the works are not the same."""
+    first, *others = [work() for work in works.values()]
+    for other in others:
+        difference = float((first - other).abs().max() / first.abs().max())
+        if not difference <= TOLERANCE:
+            raise AssertionError(f"answers differ by {difference:.1e} of the largest, over {TOLERANCE:.0e}.")
+
+
+def flow(quick: bool) -> Works:
+    """One pair of images, all pixels asked for."""
+    spec = changed("perceiver-io-flow", quick, {"layers": 2})
+    size = [92, 124] if quick else [368, 496]
+    spec["inputs"]["pair"] |= {"size": size}
+    spec["outputs"]["flow"] |= {"pixels": 1.0}
+    ours = drawn(spec)
+    theirs = twin(ours)
+    images = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
+    batch = ours.collate([{"pair": list(images)}])
+    frames = torch.from_numpy(images).float() / 127.5 - 1
+    patches = torch.stack([windows_around(frame[None], 3) for frame in frames], dim=1).movedim(-1, 2).contiguous()
+    return {"ours": lambda: ours(batch)["flow"], "transformers": lambda: theirs(inputs=patches).logits}
+
+
+def language(quick: bool) -> Works:
+    """Eight texts as long as the model reads."""
+    spec = changed("perceiver-io-language", quick, {"layers": 2})
+    spec["outputs"]["text"] |= {"mask_queries": False}
+    ours = drawn(spec)
+    theirs = twin(ours)
+    ids = torch.randint(6, 262, (2 if quick else 8, 2048), generator=torch.Generator().manual_seed(2))
+    batch = Batch({"text": Elements(ids[..., None], grid=(2048,))}, len(ids))
+    return {"ours": lambda: ours(batch)["text"], "transformers": lambda: theirs(input_ids=ids).logits}
+
+
+def multimodal(quick: bool) -> Works:
+    """One clip, all of it decoded: the latents kept, and read anew for each chunk of points."""
+    spec = changed("perceiver-io-multimodal", quick, {"layers": 2})
+    if quick:
+        spec["inputs"]["image"] |= {"size": [16, 24, 24]}
+        spec["outputs"]["image"] |= {"size": [16, 24, 24]}
+    ours = drawn(spec)
+    generator = np.random.default_rng(0)
+    size = ours.spec.outputs["image"].size  # pyright: ignore[reportAttributeAccessIssue]
+    clip = {
+        "audio": generator.uniform(-1, 1, (30_720, 1)).astype(np.float32),
+        "image": generator.integers(0, 256, (*size, 3), np.uint8),
+    }
+    batch = ours.collate([clip])
+    pixels, patches, chunks = int(np.prod(size)), 1920, QUICK_CHUNKS if quick else CHUNKS
+
+    def points(chunk: int) -> dict[str, Tensor]:
+        bounds = {"image": pixels, "audio": patches}
+        return {n: torch.arange(chunk * m // chunks, (chunk + 1) * m // chunks) for n, m in bounds.items()}
+
+    def whole() -> Tensor:
+        return ours.decode(ours.encode(batch), chunk=pixels // chunks)["image"].flatten(1, 3)
+
+    def by_chunks() -> Tensor:
+        found = [ours.decode(ours.encode(batch), points=points(chunk))["image"] for chunk in range(chunks)]
+        return torch.cat(found, dim=1)
+
+    return {"encoded once": whole, "encoded for each chunk": by_chunks}
+
+
+def sampling(quick: bool) -> Works:
+    """Tokens that follow a prompt of 1,024, greedily, from a model of 2,048."""
+    width, layers, count = (128, 2, 8) if quick else (512, 12, 64)
+    spec = {
+        "inputs": {
+            "tokens": {
+                "kind": "tokens",
+                "vocabulary": 259,
+                "channels": width,
+                "length": 2048,
+                "position": {"kind": "rotary"},
+            }
+        },
+        "latents": {"count": 1024, "channels": width},
+        "encoder": {"kind": "autoregressive", "layers": layers, "self_attend": {"heads": 8}, "cross": {"heads": 8}},
+        "outputs": {"next": {"kind": "next_token", "vocabulary": 259}},
+    }
+    model = drawn(spec)
+    prompt = np.random.default_rng(0).integers(0, 256, 1024, np.uint8)
+    return {
+        "with cache": lambda: model.generate([prompt], count, seed=0),  # pyright: ignore[reportCallIssue]
+        "without cache": lambda: model.generate([prompt], count, cache=False, seed=0),  # pyright: ignore[reportCallIssue]
+    }
+
+
+def changed(name: str, quick: bool, encoder: dict[str, Any]) -> dict[str, Any]:
+    """A preset's spec as data that can be changed; quick: with a smaller encoder."""
+    spec = preset(name).build_spec().model_dump(mode="json")
+    if quick:
+        spec["encoder"] |= encoder
+    return spec
+
+
+def peak_of(name: str, threads: int, quick: bool) -> int:
+    """Peak bytes above the weights of one flow, in a process of its own."""
+    command = [sys.executable, __file__, "--peak", name, "--threads", str(threads), *(["--quick"] if quick else [])]
+    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
+
+
+def peak_here(name: str, quick: bool) -> int:
+    """The same in this process."""
+    with torch.inference_mode():
+        # What is loaded with the first call is the library's, not the model's.
+        flow(quick=True)[name]()
+        work = flow(quick)[name]
+        ctypes.CDLL(None).malloc_trim(0)
+        before = resident("VmRSS")
+        # 5: the kernel forgets the highest mark so far.
+        Path("/proc/self/clear_refs").write_text("5")
+        work()
+    return resident("VmHWM") - before
+
+
+if __name__ == "__main__":
+    main()
