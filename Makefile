@@ -17,7 +17,7 @@ BIN := .venv/bin
 # mkdocs-material tells of its own future at every build.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: venv demo test test-all lint docs bench
+.PHONY: venv peers demo test test-all lint docs bench
 
 venv: .venv/.stamp
 
@@ -52,18 +52,21 @@ test: lint
 	$(BIN)/mkdocs build --strict
 
 # Tests that need an accelerator skip where there is none; -rs counts them and says why.
-test-all: test
+test-all: test peers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -rs -m 'slow or parity or network or gpu'
 
 # Not --quiet: mkdocs then counts no warnings, and --strict has nothing to fail on.
 docs: venv
 	$(BIN)/mkdocs build --strict
 
-# peers.py and record.py are what the scripts share.
-bench: venv
+# The libraries that the parity tests and the benchmarks compare with.
+peers: venv
 	@$(BIN)/python -c 'import transformers, perceiver_pytorch' 2>/dev/null || { \
 		if [ -x $(BIN)/pip ]; then $(BIN)/pip install --disable-pip-version-check --quiet -e '.[bench]'; \
 		else uv pip install --python $(BIN)/python -e '.[bench]'; fi; }
+
+# peers.py and record.py are what the scripts share.
+bench: peers
 	@set -e; for script in $(filter-out benchmarks/peers.py benchmarks/record.py,$(wildcard benchmarks/*.py)); do \
 		echo "== $$script"; $(BIN)/python "$$script" $(QUICK); \
 	done

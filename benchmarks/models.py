@@ -39,7 +39,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--quick", action="store_true", help="one round, 2 latent blocks of 8, nothing recorded")
+    parser.add_argument(
+        "--quick", action="store_true", help="one round, 2 latent blocks of 8, no perceiver-pytorch, nothing recorded"
+    )
     parser.add_argument("--peak", choices=("ours", "transformers"), help="only print that step's peak bytes")
     arguments = parser.parse_args()
     rounds, blocks = (1, QUICK_BLOCKS) if arguments.quick else (arguments.rounds, BLOCKS)
@@ -48,13 +50,14 @@ def main() -> None:
         print(peak_here(arguments.peak, blocks))
         return
     peers.need("transformers", "transformers>=5")
-    peers.need("perceiver_pytorch", "perceiver-pytorch>=0.8")
+    if not arguments.quick:
+        peers.need("perceiver_pytorch", "perceiver-pytorch>=0.8")
     seconds: dict[str, Seconds] = {}
-    io, differences = imagenet(blocks)
+    io, differences = imagenet(blocks, arguments.quick)
     with torch.no_grad():
         seconds["imagenet forward"] = interleaved(io, rounds)
     del io
-    repeated, differences["perceiver 2021"] = perceiver_2021(blocks)
+    repeated, differences["perceiver 2021"] = perceiver_2021(blocks, arguments.quick)
     with torch.no_grad():
         seconds["perceiver 2021 forward"] = interleaved(repeated, rounds)
     del repeated
@@ -68,27 +71,27 @@ def main() -> None:
         draw(seconds, record.RESULTS / "models.png")
 
 
-def imagenet(blocks: int) -> tuple[Works, dict[str, float]]:
+def imagenet(blocks: int, quick: bool) -> tuple[Works, dict[str, float]]:
     """Perceiver IO with Fourier positions by each, and how far the logits of the same weights are apart."""
     ours, (batch, standard) = peers.ours(peers.IO, blocks).eval(), peers.image()
-    twin, other = peers.transformers_twin(ours).eval(), peers.PerceiverPytorchOnce(blocks).eval()
-    channels_last = standard.movedim(1, -1).contiguous()
+    twin = peers.transformers_twin(ours).eval()
     works: Works = {
         "ours": lambda: ours(batch)["label"],
         "transformers": lambda: twin(inputs=standard).logits,
-        "perceiver-pytorch": lambda: other(channels_last),
         "bare products": bare_products(blocks),
     }
+    if not quick:
+        other, channels_last = peers.PerceiverPytorchOnce(blocks).eval(), standard.movedim(1, -1).contiguous()
+        works["perceiver-pytorch"] = lambda: other(channels_last)
     with torch.no_grad():
         difference = apart(works["ours"](), works["transformers"](), "transformers")
     return works, {"transformers": difference}
 
 
-def perceiver_2021(blocks: int) -> tuple[Works, float]:
+def perceiver_2021(blocks: int, quick: bool) -> tuple[Works, float]:
     """The model of 2021 with a cross-attend before each latent block: as it is, and by keys and values."""
     many, once = peers.ours("perceiver-imagenet-fourier", blocks).eval(), peers.ours(peers.ONCE, blocks).eval()
-    other, (batch, standard) = peers.perceiver_pytorch(blocks, blocks).eval(), peers.image()
-    channels_last = standard.movedim(1, -1).contiguous()
+    batch, standard = peers.image()
 
     def plain(model: nn.Module) -> Tensor:
         with plain_path():
@@ -99,8 +102,10 @@ def perceiver_2021(blocks: int) -> tuple[Works, float]:
         "SDPA": lambda: plain(many),
         "ours, 1 cross-attend": lambda: once(batch)["label"],
         "SDPA, 1 cross-attend": lambda: plain(once),
-        "perceiver-pytorch": lambda: other(channels_last),
     }
+    if not quick:
+        other, channels_last = peers.perceiver_pytorch(blocks, blocks).eval(), standard.movedim(1, -1).contiguous()
+        works["perceiver-pytorch"] = lambda: other(channels_last)
     with torch.no_grad():
         return works, apart(works["ours"](), works["SDPA"](), "SDPA")
 
@@ -192,7 +197,9 @@ def show(
         for name, found in by.items():
             peak = f"{peaks[name] / 1e6:>10.0f}" if work == "imagenet training step" else ""
             print(f"{work:<26}{name:<24}{found['min']:>10.3f}{found['median']:>10.3f}{peak}")
-    print("perceiver-pytorch: same sizes, other weights, and its MLPs are wider: four times, gated")
+    pytorch = "perceiver-pytorch"
+    if pytorch in seconds["imagenet forward"]:
+        print(f"{pytorch}: same sizes, other weights, and its MLPs are wider: four times, gated")
     for name, difference in differences.items():
         against = "SDPA" if name == "perceiver 2021" else name
         print(f"largest difference of logits against {against}: {difference:.1e} of the largest")
@@ -200,12 +207,14 @@ def show(
     io, repeated, train = seconds.values()
     ratio = lambda by, name, ours="ours": by[name]["min"] / by[ours]["min"]  # noqa: E731
     print(f"imagenet forward: ratio {ratio(io, 'transformers'):.2f} against transformers {tail}")
-    print(f"imagenet forward: ratio {ratio(io, 'perceiver-pytorch'):.2f} against perceiver-pytorch {tail}")
+    if pytorch in io:
+        print(f"imagenet forward: ratio {ratio(io, pytorch):.2f} against {pytorch} {tail}")
     print(f"imagenet forward: {1 / ratio(io, 'bare products'):.2f} times the bare products of its tower {tail}")
     print(f"perceiver 2021 forward: ratio {ratio(repeated, 'SDPA'):.2f} against SDPA {tail}")
     once = ratio(repeated, "SDPA, 1 cross-attend")
     print(f"perceiver 2021 forward: ratio {once:.2f} against 1 cross-attend through SDPA {tail}")
-    print(f"perceiver 2021 forward: ratio {ratio(repeated, 'perceiver-pytorch'):.2f} against perceiver-pytorch {tail}")
+    if pytorch in repeated:
+        print(f"perceiver 2021 forward: ratio {ratio(repeated, pytorch):.2f} against {pytorch} {tail}")
     print(
         f"imagenet training step: ratio {ratio(train, 'transformers'):.2f} against transformers, "
         f"peak memory ratio {peaks['transformers'] / peaks['ours']:.2f} {tail}"

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file
-from their_models import SMALL, TEXT, saved, their_model
+from their_models import SMALL, TEXT, saved, their_model, transformers
 from torch import Tensor
 
 from perceivers.elements import Batch, Elements
