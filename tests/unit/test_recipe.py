@@ -1,4 +1,5 @@
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perceivers.errors import SpecError
+from perceivers.models.presets import preset
+from perceivers.models.spec import CrossDecoder
 from perceivers.plain_yaml import read_yaml, yaml_text
 from perceivers.training.recipe import Recipe, as_recipe, read_recipe, recipe_text, with_overrides
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 
 
 def message(call, *arguments: Any) -> str:
@@ -304,3 +307,47 @@ def test_line_breaks_of_other_scripts_come_back(text, flow):
 
 def test_one_override_needs_no_list():
     assert with_overrides({"a": {"b": 1}}, "a.b=3") == {"a": {"b": 3}}
+
+
+def of_preset(model, **rest):
+    return as_recipe({"model": model, "data": {"source": "digits"}, **rest})
+
+
+def test_a_model_may_be_a_preset_with_changes():
+    model = {
+        "preset": "perceiver-imagenet-fourier",
+        "latents": {"count": 8},
+        "inputs": {"image": {"size": [16, 16], "lift": {"kind": "conv1x1", "channels": 5}}},
+        "outputs": {"label": None, "kind_of": {"kind": "category"}},
+    }
+    spec, published = of_preset(model).model, preset("perceiver-imagenet-fourier").build_spec()
+    assert (spec.latents.count, spec.latents.channels) == (8, 1024)
+    assert spec.inputs["image"].size == (16, 16)
+    assert spec.inputs["image"].position == published.inputs["image"].position
+    assert list(spec.outputs) == ["kind_of"]
+    assert spec.encoder == published.encoder
+
+
+def test_another_kind_takes_the_place_of_the_presets():
+    model = {"preset": "perceiver-imagenet-fourier", "decoder": {"kind": "cross_attend"}}
+    assert of_preset(model).model.decoder == CrossDecoder()
+
+
+def test_the_recipe_of_a_run_writes_the_preset_out(tmp_path):
+    recipe = of_preset({"preset": "perceiver-io-imagenet-conv"})
+    assert there_and_back(recipe, tmp_path) == recipe
+    assert "preset:" not in recipe_text(recipe)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"preset": "perceiver-io-imagenet-con"}, "Did you mean 'perceiver-io-imagenet-conv'"),
+        ({"preset": 3}, "model.preset is 3; it names a preset"),
+        ({"preset": "perceiver-io-imagenet-conv", "latent": {}}, "model.latent: unknown key"),
+        ({"preset": "perceiver-io-imagenet-conv", "inputs": 3}, "model.inputs"),
+    ],
+)
+def test_a_preset_that_is_wrong_is_said(model, words):
+    with pytest.raises(SpecError, match=re.escape(words)):
+        of_preset(model)

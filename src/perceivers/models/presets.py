@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from perceivers.errors import unknown
+from perceivers.errors import SpecError, unknown
 from perceivers.models.presets_autoregressive import AUTOREGRESSIVE, P3
 from perceivers.models.presets_hierarchical import hierarchical_rows
 from perceivers.models.spec import Spec, as_spec
@@ -238,3 +238,32 @@ def preset(name: str) -> Preset:
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
     return PRESETS[name]
+
+
+def with_preset(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The preset's spec that `data["preset"]` names, with the rest of `data` merged into it.
+
+    Mappings are merged key by key; one of another `kind` takes the place of the preset's, and so does any other value;
+    null takes an input or an output away. Raises `SpecError` for a preset that does not exist.
+    """
+    name = data["preset"]
+    if not isinstance(name, str):
+        raise SpecError(f"model.preset is {name!r}; it names a preset, such as {next(iter(PRESETS))}.")
+    changes = {key: value for key, value in data.items() if key != "preset"}
+    found = _merged(preset(name).spec, changes)
+    for group in ("inputs", "outputs"):
+        if isinstance(found[group], Mapping):
+            found[group] = {key: value for key, value in found[group].items() if value is not None}
+    return found
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(base)
+    for key, value in changes.items():
+        before = base.get(key)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            same = value.get("kind", before.get("kind")) == before.get("kind")
+            found[key] = _merged(before, value) if same else value
+        else:
+            found[key] = value
+    return found

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from perceivers.data.mix import MixSettings
 from perceivers.data.settings import DataSettings
 from perceivers.errors import SpecError, near_miss
 from perceivers.inputs import AnyAugmentation
+from perceivers.models.presets import with_preset
 from perceivers.models.spec import Spec
 from perceivers.plain_yaml import read_yaml, yaml_text
 from perceivers.settings import Settings, parse_settings
@@ -92,10 +93,15 @@ class EvaluationSettings(Settings):
     batch_size: PositiveInt = 256
 
 
+def _spec_data(model: Any) -> Any:
+    """A model that names a preset, written out."""
+    return with_preset(model) if isinstance(model, Mapping) and "preset" in model else model
+
+
 class Recipe(Settings):
     """A run: what the model is, what it is trained on, how, and how it is scored."""
 
-    model: Spec
+    model: Annotated[Spec, BeforeValidator(_spec_data)]
     data: DataSettings
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -170,7 +176,10 @@ def recipe_text(recipe: Recipe) -> str:
 
 def recipe_schema() -> dict[str, Any]:
     """The JSON Schema of recipes, for editors. Committed as recipes/recipe.schema.json."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+    schema = Recipe.model_json_schema()
+    of_preset = {"type": "object", "properties": {"preset": {"type": "string"}}, "required": ["preset"]}
+    schema["properties"]["model"] = {"anyOf": [schema["properties"]["model"], of_preset]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def _with_kinds(settings: Any, data: Any) -> Any:
