@@ -12,9 +12,11 @@ SettingsType = TypeVar("SettingsType", bound="Settings")
 
 
 def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"'{twice}' stands there more than once; name each once")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"'{name}' stands there more than once; name each once")
+        seen.add(name)
     return names
 
 

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from perceivers.nn.initialisers import TRUNCATED_STD, block_linear, learned_array, plain_linear, truncated_normal_
+from perceivers.nn.initialisers import (
+    TRUNCATED_STD,
+    block_linear,
+    learned_array,
+    nothing_drawn,
+    plain_linear,
+    truncated_normal_,
+)
 from perceivers.nn.stem import ConvStem
 
 # Relative error of a standard deviation from 64,000 draws: 1/√(2·64000) = 0.28 %, five of those.
@@ -62,3 +69,15 @@ def test_filling_is_in_place_and_follows_the_seed():
     assert truncated_normal_(first, 1.0) is first
     torch.manual_seed(5)
     assert torch.equal(first, truncated_normal_(second, 1.0))
+
+
+def test_nothing_drawn_leaves_arrays_and_the_generator_alone():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    array = torch.full((3, 4), 7.0)
+    with nothing_drawn():
+        truncated_normal_(array, 1.0)
+    assert torch.equal(array, torch.full((3, 4), 7.0))
+    assert torch.equal(torch.get_rng_state(), before)
+    truncated_normal_(array, 1.0)
+    assert not (array == 7.0).any()

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import perceivers
 from perceivers.errors import ModelError, SpecError
-from perceivers.models import weights
+from perceivers.models import tensor_file, weights
 from perceivers.models.build import build
 from perceivers.models.model import Trained
 from perceivers.models.weights import is_model, load, save
@@ -253,7 +253,7 @@ def test_files_too_large_to_be_what_they_should_be(folder, monkeypatch):
     monkeypatch.setattr(weights, "MOST_TEXT_BYTES", 10)
     refused(folder, "manifest.json", "the most is 10")
     monkeypatch.undo()
-    monkeypatch.setattr(weights, "MOST_HEADER_BYTES", 10)
+    monkeypatch.setattr(tensor_file, "MOST_HEADER_BYTES", 10)
     refused(folder, "is not a safetensors file")
 
 

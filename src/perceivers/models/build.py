@@ -15,7 +15,7 @@ from perceivers.models.spec import AttentionSpec, AverageDecoderSpec, CrossDecod
 from perceivers.models.spec_hierarchical import HierarchicalSpec
 from perceivers.nn import MLP, AverageDecoder, CrossAttend, Decoder, Encoder, SelfAttend
 from perceivers.nn.hierarchical import Hierarchical
-from perceivers.nn.initialisers import plain_linear
+from perceivers.nn.initialisers import nothing_drawn, plain_linear
 from perceivers.nn.perceiver import encoder_order
 from perceivers.outputs.base import Sizes
 
@@ -39,9 +39,9 @@ def build(spec: "Spec | Mapping[str, Any]", device: torch.device | str = "cpu", 
 def fill(model: Model, tensors: Mapping[str, Tensor]) -> None:
     """Make `model`, from the meta device, one with the weights `tensors`, where they are; all names must fit."""
     model.load_state_dict(tensors, assign=True)
-    # The modules below are made for their buffers only; the weights that they draw must not move anyone's generator.
+    # The modules below are made for their buffers only; what torch's own draw must not move anyone's generator.
     grids = {name: kind.raw_grid() for name, kind in model.spec.inputs.items()}
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), nothing_drawn():
         for name, module in model.inputs.items():
             if _has_own_buffers(module):
                 _fill_buffers(module, model.spec.inputs[name].build(), next(model.parameters()))

@@ -12,7 +12,6 @@ Nothing executable, nothing pickled.
 
 import hashlib
 import json
-import struct
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -21,13 +20,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from perceivers.atomic import replace_folder
 from perceivers.errors import ModelError, SpecError, near_miss
 from perceivers.models.build import build, fill
 from perceivers.models.model import SELDOM, Model, Trained
 from perceivers.models.spec import EncoderSpec, Spec, as_spec
+from perceivers.models.tensor_file import read_header, read_tensors
 
 WEIGHTS, SPEC, LABELS, CARD, RECIPE, MANIFEST = (
     "model.safetensors",
@@ -39,8 +39,6 @@ WEIGHTS, SPEC, LABELS, CARD, RECIPE, MANIFEST = (
 )
 CHECKED = (WEIGHTS, SPEC, LABELS)  # and the recipe, where there is one: predict and evaluate go by it
 FORMAT = 1
-# safetensors accepts headers of 100 MB, which take minutes to read; the largest model here needs far less than this.
-MOST_HEADER_BYTES = 16 * 2**20
 MOST_TEXT_BYTES = 64 * 2**20
 # Of files, in a message.
 _MOST_NAMES = 10
@@ -93,21 +91,29 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Model:
     """
     device = checked_device(device)
     folder = find_model(Path(folder))
-    _check_files(folder)
+    entry = _check_files(folder)
+    try:
+        model, found = _read(folder, device)
+    except (ModelError, SpecError):
+        # That the file was changed says more than what is wrong in it.
+        _check_entry(folder / WEIGHTS, entry, _entry(folder / WEIGHTS))
+        raise
+    _check_entry(folder / WEIGHTS, entry, found)
+    _warn_of_absence(model, folder)
+    return model.eval()
+
+
+def _read(folder: Path, device: torch.device) -> tuple[Model, dict[str, Any]]:
+    """The model in `folder`, and the manifest's entry that its weights should have."""
     spec = as_spec(read_json(folder / SPEC), str(folder / SPEC))
     header = read_header(folder / WEIGHTS)
     _check_size(spec, header, folder)
+    tensors, sha256 = read_tensors(folder / WEIGHTS, header)
     model = build(spec, device="meta")
-    try:
-        # Cloned: the file's places in memory are not aligned, and kernels that mind would give other last bits.
-        tensors = {name: tensor.clone() for name, tensor in load_file(folder / WEIGHTS, device=str(device)).items()}
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"'{folder / WEIGHTS}' cannot be read: {error}.") from None
     _check_tensors(model, tensors, folder / WEIGHTS)
-    fill(model, tensors)
+    fill(model, {name: tensor.to(device) for name, tensor in tensors.items()})
     model.trained = _trained(header, folder / WEIGHTS)
-    _warn_of_absence(model, folder)
-    return model.eval()
+    return model, {"bytes": (folder / WEIGHTS).stat().st_size, "sha256": sha256()}
 
 
 def checked_device(device: torch.device | str) -> torch.device:
@@ -148,7 +154,8 @@ def _entry(path: Path) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
 
 
-def _check_files(folder: Path) -> None:
+def _check_files(folder: Path) -> Any:
+    """All files are there and as they were saved, but for what the weights hold: the entry of those is returned."""
     if not folder.is_dir():
         near = near_miss(folder.name, [p.name for p in folder.parent.iterdir()]) if folder.parent.is_dir() else ""
         raise ModelError(f"there is no model directory '{folder}'.{near}")
@@ -168,11 +175,17 @@ def _check_files(folder: Path) -> None:
                 f"'{folder}' is not a whole model directory: {name} is missing. Copy the directory again, or save the "
                 "model anew from Python to be without a recipe."
             )
-        if files.get(name) != _entry(folder / name):
-            raise ModelError(
-                f"'{folder / name}' is not the file that was saved: its size or SHA-256 differs from manifest.json. "
-                "Copy the directory again, or save the model anew from Python to change it."
-            )
+        if name != WEIGHTS:
+            _check_entry(folder / name, files.get(name), _entry(folder / name))
+    return files.get(WEIGHTS)
+
+
+def _check_entry(path: Path, wanted: Any, found: Mapping[str, Any]) -> None:
+    if wanted != found:
+        raise ModelError(
+            f"'{path}' is not the file that was saved: its size or SHA-256 differs from manifest.json. "
+            "Copy the directory again, or save the model anew from Python to change it."
+        )
 
 
 def read_json(path: Path) -> Any:
@@ -183,23 +196,6 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ModelError(f"'{path}' is not JSON: {error}.") from None
-
-
-def read_header(path: Path) -> Mapping[str, Any]:
-    """The header of the safetensors file at `path`, whose entries are still to be trusted. Raises `ModelError`."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length > MOST_HEADER_BYTES or length + 8 > size:
-            raise ModelError(f"'{path}' is not a safetensors file, or is truncated.")
-        try:
-            header = json.loads(stream.read(length))
-        except (ValueError, RecursionError):
-            raise ModelError(f"'{path}' has a damaged safetensors header.") from None
-    if not isinstance(header, Mapping):
-        raise ModelError(f"'{path}' has a damaged safetensors header.")
-    return header
 
 
 def _check_size(spec: Spec, header: Mapping[str, Any], folder: Path) -> None:

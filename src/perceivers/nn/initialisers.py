@@ -5,6 +5,9 @@ convolutions (heads, projections, stems) use σ = 1/√fan_in *without* the trun
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +18,24 @@ from perceivers.nn.linear import BlockLinear
 TRUNCATED_STD = 0.87962566103423978
 
 
+_drawing = ContextVar("_drawing", default=True)
+
+
+@contextmanager
+def nothing_drawn() -> Iterator[None]:
+    """Within it arrays hold whatever memory held: for modules whose weights are replaced at once, or never used."""
+    token = _drawing.set(False)
+    try:
+        yield
+    finally:
+        _drawing.reset(token)
+
+
 @torch.no_grad()
 def truncated_normal_(tensor: Tensor, std: float) -> Tensor:
     """Fill with a normal of scale `std` cut at ±2·std, in place. Latents and position arrays use std 0.02 [P1, P2]."""
+    if tensor.is_meta or not _drawing.get():
+        return tensor
     return nn.init.trunc_normal_(tensor, mean=0.0, std=std, a=-2 * std, b=2 * std)
 
 
@@ -25,7 +43,7 @@ def block_linear(inputs: int, outputs: int, bias: bool = True) -> BlockLinear:
     """A linear of an attention or MLP block: variance scaling (fan-in, truncated normal), zero bias or none."""
     layer = BlockLinear(inputs, outputs, bias=bias)
     truncated_normal_(layer.weight, 1 / math.sqrt(inputs) / TRUNCATED_STD)
-    if bias:
+    if bias and not layer.bias.is_meta:
         nn.init.zeros_(layer.bias)
     return layer
 

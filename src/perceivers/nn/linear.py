@@ -16,6 +16,11 @@ class BlockLinear(nn.Linear):
     [benchmarks/models.py]. Its rounding is of the same size: 3e-7 of the result's norm, where MKL has 2e-7.
     """
 
+    def reset_parameters(self) -> None:
+        """torch's own draw; none on the meta device, where its bookkeeping takes longer than all else of building."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
     def forward(self, input: Float[Tensor, "*B C"]) -> Float[Tensor, "*B F"]:
         """(…, in) → (…, out)."""
         if not self._by_onednn(input):

@@ -12,26 +12,14 @@ from safetensors import SafetensorError, safe_open
 from perceivers.bounded import GB, check_bounded
 from perceivers.models.convert.families import transformers_family
 from perceivers.models.convert.stored import Stored, StoredArray, check_claims, damaged, quoted, refused
-from perceivers.models.weights import read_header
+from perceivers.models.tensor_file import DTYPES, METADATA, read_header
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 # Neither is read before its arrays are asked for; no published Perceiver has 2 GB.
 MOST_BYTES = 64 * GB
-_METADATA = "__metadata__"
-_DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U8": "uint8",
-    "BOOL": "bool",
-}
+_DTYPES = {code: str(dtype).removeprefix("torch.") for code, dtype in DTYPES.items()}
 # The last part of a name: what batch norms keep, torch's and ours.
 _RUNNING = frozenset(
     (
@@ -53,7 +41,7 @@ def safetensors_weights(path: Path) -> Stored:
         raise damaged(path, "it is no safetensors file, or is truncated or damaged", error) from None
     arrays = {}
     for name, entry in header.items():
-        if name == _METADATA:
+        if name == METADATA:
             continue
         if entry["dtype"] not in _DTYPES:
             raise refused(path, f"{quoted(name)} has the dtype {entry['dtype']}; wanted one of {', '.join(_DTYPES)}.")

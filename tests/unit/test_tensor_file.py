@@ -1,0 +1,44 @@
+"""Files of tensors are read as safetensors reads them, aligned, and hashed on the way."""
+
+import hashlib
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from perceivers.errors import ModelError
+from perceivers.models.tensor_file import DTYPES, read_header, read_tensors
+
+
+@pytest.fixture
+def path(tmp_path):
+    drawn = torch.Generator().manual_seed(0)
+    tensors = {code.lower(): (torch.randn(3, 7, generator=drawn) * 4).to(dtype) for code, dtype in DTYPES.items()}
+    tensors |= {"scalar": torch.tensor(2.5), "empty": torch.zeros(0, 3), "large": torch.randn(999, 301, generator=drawn)}
+    save_file(tensors, tmp_path / "some.safetensors", metadata={"a": "b"})
+    return tmp_path / "some.safetensors"
+
+
+def test_the_same_tensors_as_safetensors_and_aligned(path):
+    tensors, sha256 = read_tensors(path, read_header(path))
+    wanted = load_file(path)
+    assert set(tensors) == set(wanted)
+    for name, tensor in wanted.items():
+        assert tensors[name].dtype == tensor.dtype
+        assert torch.equal(tensors[name], tensor), name
+        assert tensors[name].data_ptr() % 64 == 0
+    assert sha256() == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_file_that_ends_early(path):
+    header, data = read_header(path), path.read_bytes()
+    path.write_bytes(data[:-4])
+    with pytest.raises(ModelError, match=r"some\.safetensors' cannot be read"):
+        read_tensors(path, header)
+
+
+def test_a_dtype_that_torch_has_not(path, tmp_path):
+    other = tmp_path / "other.safetensors"
+    save_file({"x": torch.zeros(4, dtype=torch.uint16)}, other)
+    with pytest.raises(ModelError, match="x has the dtype U16; wanted one of F64"):
+        read_tensors(other, read_header(other))
