@@ -14,7 +14,8 @@ from perceivers.models.tensor_file import DTYPES, read_header, read_tensors
 def path(tmp_path):
     drawn = torch.Generator().manual_seed(0)
     tensors = {code.lower(): (torch.randn(3, 7, generator=drawn) * 4).to(dtype) for code, dtype in DTYPES.items()}
-    tensors |= {"scalar": torch.tensor(2.5), "empty": torch.zeros(0, 3), "large": torch.randn(999, 301, generator=drawn)}
+    large = torch.randn(999, 301, generator=drawn)
+    tensors |= {"scalar": torch.tensor(2.5), "empty": torch.zeros(0, 3), "large": large}
     save_file(tensors, tmp_path / "some.safetensors", metadata={"a": "b"})
     return tmp_path / "some.safetensors"
 
