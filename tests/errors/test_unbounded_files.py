@@ -18,6 +18,7 @@ from perceivers.errors import DataError
 from perceivers.inputs.audio import AudioInput
 from perceivers.inputs.base import InputSettings
 from perceivers.inputs.image import ImageInput
+from perceivers.inputs.points import PointsInput
 from perceivers.inputs.series import SeriesInput
 from perceivers.inputs.video import VideoInput
 
@@ -25,6 +26,7 @@ IMAGE = ImageInput(size=(8, 8))
 SERIES = SeriesInput(channels=3, rate=50, seconds=0.1)
 SOUND = AudioInput(samples=64, rate=8000)
 VIDEO = VideoInput(size=(2, 8, 8))
+POINTS = PointsInput(count=8)
 
 
 def refused(kind: InputSettings, value: Any, part: str) -> None:
@@ -61,7 +63,16 @@ def test_damaged_array_files_are_an_array_or_one_error(changes, length):
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [(SERIES, "x.npy"), (SERIES, "x.csv"), (IMAGE, "x.png"), (SOUND, "x.wav"), (VIDEO, "x.mp4")]
+    ("kind", "name"),
+    [
+        (SERIES, "x.npy"),
+        (SERIES, "x.csv"),
+        (IMAGE, "x.png"),
+        (SOUND, "x.wav"),
+        (VIDEO, "x.mp4"),
+        (POINTS, "x.npz"),
+        (POINTS, "x.ply"),
+    ],
 )
 class TestFilesThatAreNotReadWhole:
     def test_a_pipe(self, kind, name, tmp_path):

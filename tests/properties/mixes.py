@@ -46,6 +46,15 @@ def _events(generator: Generator, holes: float) -> dict[str, np.ndarray]:
     return {"values": values, "times": generator.uniform(0, 5, count)}
 
 
+def _cloud(numbers: int) -> Raw:
+    def raw(generator: Generator, holes: float) -> np.ndarray:
+        cloud = generator.normal(2, 3, (int(generator.integers(1, 7)) if holes else 6, numbers))
+        cloud[generator.random(len(cloud)) < holes, generator.integers(0, numbers)] = np.nan
+        return cloud
+
+    return raw
+
+
 def _clip(frames: int) -> Raw:
     def raw(generator: Generator, holes: float) -> np.ndarray:
         # Shorter ones too: their end is padding.
@@ -98,6 +107,11 @@ KINDS: dict[str, tuple[Mapping[str, Any], Raw]] = {
     "beats": ({**_REGULAR, "lift": {"kind": "patches", "size": [4]}, "position": {"kind": "sinusoidal"}}, _series(8)),
     "hum": ({**_REGULAR, "lift": {"kind": "conv", "channels": 4, "kernel": 3}}, _series(8)),
     "events": ({"kind": "series", "channels": 2, "seconds": 5, "mean": [0, 0], "std": [1, 2]}, _events),
+    "cloud": ({"kind": "points", "count": 6, "axes": 2}, _cloud(2)),
+    "scan": (
+        {"kind": "points", "count": 6, "channels": 1, "bounds": [[-20, 20]] * 3, "mean": [2], "std": [3]},
+        _cloud(4),
+    ),
     "row": (
         {"kind": "number", "columns": ["a", "b", "c"], "mean": [0, 0, 0], "std": [1, 1, 1], "channels": 6},
         _numbers,

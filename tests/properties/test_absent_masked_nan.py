@@ -14,6 +14,7 @@ from perceivers.errors import DataError
 
 # Their raw values are arrays of numbers, each cell an element before the lift.
 HAVE_HOLES = {"photo", "tiles", "grid", "stem", "clip", "film", "voice", "noise", "wave", "beats", "hum", "row"}
+HAVE_HOLES |= {"cloud", "scan"}
 FILLS = st.sampled_from([math.nan, math.inf, -math.inf, 1e30, -1e30])
 
 few = settings(max_examples=40)

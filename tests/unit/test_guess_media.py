@@ -1,4 +1,4 @@
-"""What `init` takes columns of sounds and videos for, and what it writes for them."""
+"""What `init` takes columns of sounds, videos and points for, and what it writes for them."""
 
 import media
 import numpy as np
@@ -7,6 +7,7 @@ import pytest
 from perceivers.data.guess import guess_column
 from perceivers.data.table import Table
 from perceivers.inputs import KINDS
+from perceivers.inputs.points import PointsInput
 from perceivers.models.plan import plan
 
 
@@ -90,3 +91,28 @@ def test_files_that_cannot_be_opened(tmp_path, name):
     guess = guessed(tmp_path, [name] * 4)
     assert guess.kind == "skip"
     assert "none of 4 could be opened (first: x." in guess.why
+
+
+def test_clouds_of_points(tmp_path):
+    for number in range(4):
+        rows = np.arange(30.0).reshape(5 * (number + 1) if number < 2 else 5, -1)[:, :3]
+        (tmp_path / f"{number}.xyz").write_text("\n".join(" ".join(map(str, row)) for row in rows))
+    guess = guessed(tmp_path, [f"{n}.xyz" for n in range(4)])
+    assert guess.kind == "points"
+    assert guess.why == "opened 4 of 4: clouds of 5 to 10 points, 3 numbers each"
+    assert settings(guess)[1] == {
+        "kind": "points",
+        "count": 10,
+        "axes": 3,
+        "overflow": "spread",
+        "position": {"kind": "fourier", "bands": 16, "resolution": [64, 64, 64]},
+    }
+    (tmp_path / "4.ply").write_text("no such thing")
+    assert guessed(tmp_path, ["4.ply"] * 4).why.startswith("looks like points, but")
+
+
+def test_large_clouds_are_thinned():
+    why, drafted = PointsInput.drafted("Clouds", {"count": 9000, "numbers": 6}, 100)
+    assert drafted["count"] == 2048
+    assert drafted["channels"] == 3
+    assert "spread evenly" in why

@@ -48,6 +48,7 @@ INPUTS = {
     "numbers": {"kind": "number", "columns": ["x", "y"], **STATISTICS},
     "categories": {"kind": "category", "columns": ["u", "v"], "classes": {"u": ["a", "b"], "v": ["c", "d"]}},
     "text": {"kind": "text", "length": 20},
+    "points": {"kind": "points", "count": 30, "position": {"kind": "fourier", "bands": 3, "project": 8}},
 }
 
 
@@ -55,6 +56,9 @@ def meta_elements(kind):
     if kind.kind == "series" and kind.rate is None:
         shape = (1, ASSUMED_STEPS, kind.channels)
         return Elements(torch.empty(shape, device="meta"), coords=torch.empty(1, ASSUMED_STEPS, 1, device="meta"))
+    if kind.kind == "points":
+        coords = torch.empty(1, kind.count, kind.axes, device="meta")
+        return Elements(coords[..., : kind.channels], coords=coords)
     grid = kind.raw_grid() or (kind.elements(),)
     dtype = torch.int64 if kind.kind in ("category", "text") else torch.float32
     channels = kind.channels * (2 if kind.kind == "image_pair" else 1) if kind.raw_grid() else 1

@@ -40,12 +40,13 @@ WRITERS: dict[str, Writer] = {
     ".parquet": write_parquet,
 }
 
-# What may stand in a class folder: images by the endings of `perceivers.inputs.decode.FORMATS`, sounds and videos.
+# What may stand in a class folder: images by the endings of `perceivers.inputs.decode.FORMATS`, sounds, videos, points.
 # Whether such a file really is one is found when it is decoded.
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 SOUND_SUFFIXES = (".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm")
-MEDIA_SUFFIXES = (*IMAGE_SUFFIXES, *SOUND_SUFFIXES, *VIDEO_SUFFIXES)
+POINT_SUFFIXES = (".ply", ".pts", ".xyz")
+MEDIA_SUFFIXES = (*IMAGE_SUFFIXES, *SOUND_SUFFIXES, *VIDEO_SUFFIXES, *POINT_SUFFIXES)
 
 # Files and folders that operating systems leave everywhere, as good as hidden.
 _LITTER = frozenset({"Thumbs.db", "desktop.ini", "__MACOSX"})
@@ -59,8 +60,8 @@ def read_table(path: Path) -> Table:
     - `.csv`, `.tsv`: UTF-8, the first line names the columns;
     - `.jsonl`, `.ndjson`: one JSON object a line, nested lists allowed;
     - `.parquet`;
-    - a folder with one sub-folder of images, sounds or videos per class: columns `file` (relative to the folder) and
-      `label` (the sub-folder's name), both in sorted order;
+    - a folder with one sub-folder of images, sounds, videos or clouds of points per class: columns `file` (relative to
+      the folder) and `label` (the sub-folder's name), both in sorted order;
     - a folder that `datasets.Dataset.save_to_disk` made; the library is not needed.
 
     Columns of numbers are numpy int64 or float64 (missing: NaN), all others lists (missing: None). Rows are numbered
@@ -198,8 +199,8 @@ def _check_class_files(folder: Path, classes: list[str], files: list[str], label
     others = [name for name in files if PurePath(name).suffix.lower() not in MEDIA_SUFFIXES]
     if others:
         raise DataError(
-            f"{folder}: {len(others)} of {len(files)} files in the class folders are neither images, sounds nor "
-            f"videos{_first(others)}. Move them elsewhere. Known endings: {', '.join(MEDIA_SUFFIXES)}."
+            f"{folder}: {len(others)} of {len(files)} files in the class folders are neither images, sounds, "
+            f"videos nor points{_first(others)}. Move them elsewhere. Known endings: {', '.join(MEDIA_SUFFIXES)}."
         )
     filled = set(labels)
     empty = [label for label in classes if label not in filled]

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from perceivers.cells import class_name, is_missing, number
-from perceivers.data.files import IMAGE_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIXES
+from perceivers.data.files import IMAGE_SUFFIXES, POINT_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIXES
 from perceivers.data.guess_cells import (
     Guess,
     array_guess,
     image_guess,
     looks_like_array,
+    points_guess,
     sound_guess,
     spread,
     video_guess,
@@ -129,6 +130,7 @@ def _strings(table: Table, name: str, cells: list[str]) -> Guess:
         (IMAGE_SUFFIXES, image_guess),
         (SOUND_SUFFIXES, sound_guess),
         (VIDEO_SUFFIXES, video_guess),
+        (POINT_SUFFIXES, points_guess),
     ):
         if _most(cell.lower().endswith(suffixes) for cell in sample):
             return look(cells, table.base)

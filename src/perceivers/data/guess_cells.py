@@ -1,4 +1,4 @@
-"""Guesses about columns of images, sounds, videos and series, which need a look into files, bytes or lists."""
+"""Guesses about columns of images, sounds, videos, points and series, which need a look into files, bytes or lists."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +11,7 @@ import numpy as np
 from perceivers.data.image_header import image_header
 from perceivers.errors import DataError
 from perceivers.inputs.decode_audio import sound_header
+from perceivers.inputs.decode_points import read_points
 from perceivers.inputs.decode_video import video_header
 from perceivers.npy import read_npy
 
@@ -24,7 +25,7 @@ class Guess:
 
     image: size (h, w), channels, one_size. video: the same with size (frames, h, w). audio: samples of the longest,
     rate, channels, one_rate, one_channels. series: channels, seconds, rate (None: irregular, with the usual number of
-    points; else with whether it is guessed). text: length.
+    points; else with whether it is guessed). points: count of the largest, numbers a point. text: length.
     """
 
     kind: str
@@ -64,6 +65,18 @@ def sound_guess(cells: Sequence[Any], base: Path | None) -> Guess:
     same = {"one_rate": len(set(rates)) == 1, "one_channels": len(set(channels)) == 1}
     facts = {"samples": max(round(seconds[-1] * rate), 1), "rate": rate, "channels": wanted, **same}
     return Guess("audio", why, facts)
+
+
+def points_guess(cells: Sequence[Any], base: Path | None) -> Guess:
+    """Paths of files of points: up to `SAMPLE` are read."""
+    shapes, opened, failed = _headers(cells, base, lambda cell: read_points(cell).shape)
+    if not shapes:
+        return _none_opened("points", failed)
+    counts, numbers = (sorted(values) for values in zip(*shapes, strict=True))
+    extent = " to ".join(dict.fromkeys(f"{count:,}" for count in (counts[0], counts[-1])))
+    width = max(sorted(set(numbers)), key=numbers.count)
+    why = f"{opened}: clouds of {extent} points, {width} numbers each{failed}"
+    return Guess("points", why, {"count": max(counts[-1], 1), "numbers": width})
 
 
 def _headers(

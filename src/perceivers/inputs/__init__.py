@@ -6,12 +6,14 @@ from pydantic import Field
 
 from perceivers.inputs.audio import AudioInput
 from perceivers.inputs.augment_image import ImageAugmentation
+from perceivers.inputs.augment_points import PointsAugmentation
 from perceivers.inputs.augment_series import SeriesAugmentation
 from perceivers.inputs.base import Input, InputSettings, Sample, Seed, unknown_input
 from perceivers.inputs.category import CategoryInput
 from perceivers.inputs.image import ImageInput
 from perceivers.inputs.image_pair import ImagePairInput
 from perceivers.inputs.number import NumberInput
+from perceivers.inputs.points import PointsInput
 from perceivers.inputs.series import SeriesInput
 from perceivers.inputs.text import TextInput
 from perceivers.inputs.tokens import TokensAugmentation, TokensInput
@@ -23,13 +25,16 @@ KINDS: dict[str, type[InputSettings]] = {
     "video": VideoInput,
     "audio": AudioInput,
     "series": SeriesInput,
+    "points": PointsInput,
     "number": NumberInput,
     "category": CategoryInput,
     "text": TextInput,
     "tokens": TokensInput,
 }
 
-AnyAugmentation = Annotated[ImageAugmentation | SeriesAugmentation | TokensAugmentation, Field(discriminator="kind")]
+AnyAugmentation = Annotated[
+    ImageAugmentation | PointsAugmentation | SeriesAugmentation | TokensAugmentation, Field(discriminator="kind")
+]
 
 AnyInput = Annotated[
     ImageInput
@@ -37,6 +42,7 @@ AnyInput = Annotated[
     | VideoInput
     | AudioInput
     | SeriesInput
+    | PointsInput
     | NumberInput
     | CategoryInput
     | TextInput
