@@ -8,6 +8,7 @@ from perceivers.outputs.base import Context, Output, OutputSettings, masked_mean
 from perceivers.outputs.category import CategoryOutput
 from perceivers.outputs.flow import FlowOutput
 from perceivers.outputs.grid import GridOutput
+from perceivers.outputs.labels import LabelsOutput
 from perceivers.outputs.next_token import NextTokenOutput
 from perceivers.outputs.number import NumberOutput
 from perceivers.outputs.reconstruction import ReconstructionOutput
@@ -15,6 +16,7 @@ from perceivers.outputs.text import TextOutput
 
 KINDS: dict[str, type[OutputSettings]] = {
     "category": CategoryOutput,
+    "labels": LabelsOutput,
     "number": NumberOutput,
     "text": TextOutput,
     "flow": FlowOutput,
@@ -24,7 +26,14 @@ KINDS: dict[str, type[OutputSettings]] = {
 }
 
 AnyOutput = Annotated[
-    CategoryOutput | NumberOutput | TextOutput | FlowOutput | GridOutput | NextTokenOutput | ReconstructionOutput,
+    CategoryOutput
+    | LabelsOutput
+    | NumberOutput
+    | TextOutput
+    | FlowOutput
+    | GridOutput
+    | NextTokenOutput
+    | ReconstructionOutput,
     Field(discriminator="kind"),
 ]
 

@@ -194,6 +194,10 @@ class Output(nn.Module, ABC):
         """Counts of the classes, rows true and columns predicted; None for kinds without, or where none was updated."""
         return None
 
+    def per_class(self, metrics: "Mapping[str, Metric]") -> dict[str, dict[str, float]] | None:
+        """Scores of each class by its name, of a kind of classes without a confusion matrix; None for all others."""
+        return None
+
     @abstractmethod
     def answer(self, name: str, prediction: Tensor, inputs: Mapping[str, Elements]) -> list[dict[str, Any]]:
         """One flat row of plain values a sample, keys headed by `name`. inputs: what was read."""

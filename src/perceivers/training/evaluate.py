@@ -81,7 +81,8 @@ def evaluate(
         "same_rows": _same_rows(loaded, samples, source),
         "loss": _known(whole.loss),
         "scores": _plain(whole),
-        "classes": {name: _per_class(loaded, name, counts) for name, counts in whole.confusion.items()},
+        "classes": {name: _per_class(loaded, name, counts) for name, counts in whole.confusion.items()}
+        | dict(whole.classes),
         "without": without,
     }
     _write(target, result, whole, loaded, faults)

@@ -15,11 +15,13 @@ from perceivers.outputs import Output, masked_mean
 
 @dataclass(frozen=True)
 class Scores:
-    """`values`: output → metric → number. `confusion`: output of classes → counts, rows true and columns predicted."""
+    """`values`: output → metric → number. `confusion`: output of classes → counts, rows true and columns predicted.
+    `classes`: output of classes that exclude none → class → scores."""
 
     loss: float
     values: Mapping[str, Mapping[str, float]]
     confusion: Mapping[str, list[list[int]]] = field(default_factory=dict)
+    classes: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
 
 
 def total_loss(model: Model, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
@@ -70,7 +72,7 @@ def _score(
             counts[name] += int(known.sum())
             output.measure(metrics[name], prediction, target)
     advance(len(split), len(split))
-    values, confusion = {}, {}
+    values, confusion, classes = {}, {}, {}
     for name, group in metrics.items():
         output = output_of(model, name)
         used = {key: metric for key, metric in group.items() if metric.update_called}
@@ -78,8 +80,11 @@ def _score(
         counted = output.confusion(used)
         if counted is not None:
             confusion[name] = counted
+        of_each = output.per_class(used)
+        if of_each is not None:
+            classes[name] = of_each
     means = [model.spec.outputs[name].weight * sums[name] / counts[name] for name in names if counts[name]]
-    return Scores(sum(means) if means else math.nan, values, confusion)
+    return Scores(sum(means) if means else math.nan, values, confusion, classes)
 
 
 def output_of(model: Model, name: str) -> Output:

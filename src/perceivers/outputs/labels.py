@@ -1,0 +1,184 @@
+"""`labels` as an output: any number of several classes at once, as the sounds in a clip [P1 §4.2, AudioSet]."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from perceivers.cells import class_name, is_missing
+from perceivers.elements import Elements
+from perceivers.errors import DataError, SpecError, missing_extra, near_miss
+from perceivers.outputs.base import OneQuery, OneQuerySettings, Sizes
+from perceivers.settings import Names
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+_MAP = "map"
+
+
+class LabelsOutput(OneQuerySettings):
+    """Which of `classes` are true of a sample, each by itself: sigmoid cross-entropy, mean average precision."""
+
+    curves: ClassVar[tuple[str, ...]] = (_MAP,)
+    kind: Literal["labels"] = "labels"
+    classes: Names | None = None
+    """Class names in order. None: learned from the training split, sorted."""
+
+    def parse(self, value: Any) -> tuple[str, ...] | tuple[int, ...] | None:
+        """Class names as indices, or as names before `fit`; () where none is true, None where it is not known.
+
+        A list, JSON text of one, or names with | between them, or with ;. Raises `DataError` for a new class.
+        """
+        found = _names(value)
+        if found is None or self.classes is None:
+            return found
+        new = next((name for name in found if name not in self.classes), None)
+        if new is not None:
+            known = ", ".join(self.classes[:20]) + (", …" if len(self.classes) > 20 else "")
+            raise DataError(
+                f"class '{new}' is not one that the model was made for.{near_miss(new, self.classes)} Classes: {known}."
+            )
+        return tuple(self.classes.index(name) for name in found)
+
+    def fit(self, targets: Iterable[Any]) -> Self:
+        """With the sorted class names of the training split, when the recipe gives none."""
+        if self.classes is not None:
+            return self
+        found = sorted({str(name) for target in targets if target is not None for name in target})
+        if not found:
+            raise DataError(
+                "no row of the training split has a class, so there is nothing to learn. "
+                "Check the target column and how the table is split."
+            )
+        return self.with_changes(classes=tuple(found))
+
+    def completed(self, name: str) -> tuple[Self, str | None]:
+        """With two classes where there are none yet."""
+        if self.classes is not None:
+            return self, None
+        return self.with_labels(("a", "b")), "the classes are learned from data: assumed 2"
+
+    def labels(self) -> tuple[str, ...] | None:
+        """The class names in order."""
+        return self.classes
+
+    def with_labels(self, labels: Sequence[str]) -> Self:
+        """With those classes where there are none yet."""
+        return self if self.classes is not None else self.with_changes(classes=tuple(labels))
+
+    def collate(self, targets: Sequence[Any]) -> Tensor:
+        """(B, K) float32: 1 where the class is true, else 0; a row of NaN is unknown."""
+        assert self.classes is not None, "classes are known here"
+        table = torch.zeros(len(targets), len(self.classes))
+        for row, target in enumerate(targets):
+            table[row, [] if target is None else list(target)] = 1.0
+            if target is None:
+                table[row] = float("nan")
+        return table
+
+    def build(self, sizes: Sizes) -> "LabelsHead":
+        """The module."""
+        if self.classes is None:
+            raise SpecError(
+                "labels output: classes are not known yet. perceivers.train learns them from the training split; "
+                "to build without training give classes: [name, name, …]."
+            )
+        return LabelsHead(self, sizes)
+
+    @property
+    def headline(self) -> tuple[str, Literal["max", "min"]]:
+        """Mean average precision, the higher the better."""
+        return _MAP, "max"
+
+
+class LabelsHead(OneQuery):
+    """Logits (B, K), one a class."""
+
+    def __init__(self, settings: LabelsOutput, sizes: Sizes) -> None:
+        assert settings.classes is not None, "built from complete settings"
+        super().__init__(settings.query, sizes, len(settings.classes))
+        self.classes = settings.classes
+
+    def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Sigmoid cross-entropy in nats, the mean over the classes."""
+        known = target.isfinite().all(-1)
+        wanted = torch.where(known[:, None], target.float(), 0.0)
+        losses = F.binary_cross_entropy_with_logits(prediction.float(), wanted, reduction="none")
+        return losses.mean(-1), known
+
+    def metrics(self) -> "dict[str, Metric]":
+        """Average precision of each class, of which `map` is the mean."""
+        try:
+            from torchmetrics.classification import MultilabelAveragePrecision
+        except ModuleNotFoundError as error:
+            raise missing_extra(error.name or "torchmetrics", "train", "scoring") from None
+
+        return {_MAP: MultilabelAveragePrecision(len(self.classes), average="macro")}
+
+    def measure(self, metrics: "Mapping[str, Metric]", prediction: Tensor, target: Tensor) -> None:
+        """Add a batch; unknown targets are left out."""
+        known = target.isfinite().all(-1)
+        if bool(known.any()):
+            metrics[_MAP].update(prediction[known].float().sigmoid(), target[known].long())
+
+    def scores(self, metrics: "Mapping[str, Metric]") -> dict[str, float]:
+        """`map`: the mean over the classes that any sample has; nothing can be said of one that none has."""
+        found = [facts["average_precision"] for facts in (self.per_class(metrics) or {}).values() if facts["support"]]
+        return {_MAP: sum(found) / len(found) if found else float("nan")} if _MAP in metrics else {}
+
+    def per_class(self, metrics: "Mapping[str, Metric]") -> dict[str, dict[str, float]] | None:
+        """Of each class its average precision, its support, and precision, recall and F1 of answers above 0.5."""
+        if _MAP not in metrics:
+            return None
+        from torchmetrics.functional.classification import binary_average_precision
+        from torchmetrics.utilities import dim_zero_cat
+
+        scores, true = (dim_zero_cat(getattr(metrics[_MAP], state)) for state in ("preds", "target"))
+        table = {}
+        for column, name in enumerate(self.classes):
+            score, wanted = scores[:, column], true[:, column]
+            support, answered = int(wanted.sum()), int((score > 0.5).sum())
+            right = int(((score > 0.5) & (wanted == 1)).sum())
+            table[name] = {
+                "average_precision": float(binary_average_precision(score, wanted)) if support else 0.0,
+                "precision": right / answered if answered else 0.0,
+                "recall": right / support if support else 0.0,
+                "f1": 2 * right / (answered + support) if right else 0.0,
+                "support": support,
+            }
+        return table
+
+    def answer(self, name: str, prediction: Tensor, inputs: Mapping[str, Elements]) -> list[dict[str, Any]]:
+        """{name: the classes above 0.5, likeliest first, name_probabilities: {class: p}} a sample."""
+        rows = []
+        for row in prediction.float().sigmoid().tolist():
+            probabilities = dict(zip(self.classes, row, strict=True))
+            over = sorted((c for c, p in probabilities.items() if p > 0.5), key=lambda c: -probabilities[c])
+            rows.append({name: over, f"{name}_probabilities": probabilities})
+        return rows
+
+
+def _names(value: Any) -> tuple[str, ...] | None:
+    """The class names in a cell, each once, in their order; None where it is empty. Raises `DataError`."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"the labels are not valid JSON: {error}.") from None
+    if isinstance(value, str):
+        value = value.split("|" if "|" in value else ";") if not is_missing(value) else None
+    elif isinstance(value, np.ndarray):
+        value = value.tolist()
+    if is_missing(value):
+        return None
+    if isinstance(value, Mapping):
+        raise DataError(f"got a {type(value).__name__}; wanted a list of class names, or names with | between them.")
+    cells = value if isinstance(value, (list, tuple, set, frozenset)) else [value]
+    if any(isinstance(cell, (list, tuple, Mapping)) for cell in cells):
+        raise DataError("the labels are lists in a list; wanted one list of class names.")
+    return tuple(dict.fromkeys(name for cell in cells if (name := class_name(cell)) is not None))
