@@ -182,12 +182,17 @@ def test_the_list_of_presets_as_json():
     assert set(listed) == set(PRESETS)
     assert listed["perceiver-imagenet-fourier"]["parameters"] == 44_912_254
     assert "2103.03206" in listed["perceiver-imagenet-fourier"]["paper"]
+    assert listed["perceiver-imagenet-fourier"]["gflops"] == 707.2
+    assert listed["perceiver-imagenet-fourier"]["gflops_counted"] == 706.3
+    assert listed["perceiver-ar-copy-32"]["gflops"] is None
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_spec_of_a_preset_is_one(name):
     printed = run("presets", name)
     assert f"table: {PRESETS[name].table}" in printed
+    papers = PRESETS[name].gflops
+    assert (f"; the paper prints {papers:,}\n" if papers else "; the paper prints none\n") in printed
     if "label" in PRESETS[name].spec["outputs"]:
         classes = PRESETS[name].spec["outputs"]["label"]["classes"]
         assert f"outputs.label.classes: {len(classes):,} names, class_000 … {classes[-1]}" in printed

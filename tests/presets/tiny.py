@@ -9,6 +9,11 @@ from perceivers.models.spec import Spec, as_spec
 
 SIZE = 12
 CLASSES = ("a", "b", "c")
+_SETS_AND_CLIPS: dict[str, dict[str, Any]] = {
+    "points": {"count": 9},
+    "video": {"size": (4, 16, 16)},
+    "audio": {"samples": 256},
+}
 
 
 def tiny_twin(preset: Preset) -> Spec:
@@ -21,18 +26,25 @@ def tiny_twin(preset: Preset) -> Spec:
             given |= {"length": SIZE, "channels": 8}
             given["position"] |= {"channels": 8}
             continue
+        if given["kind"] in _SETS_AND_CLIPS:
+            given |= _SETS_AND_CLIPS[given["kind"]]
+            given["position"] |= {"bands": 3}
+            given.get("lift", {}).update(_small(given.get("lift", {}), bins=3, window=32, hop=16))
+            continue
         given |= {"size": (SIZE, SIZE)}
         if given["kind"] == "image":
             given |= {"mean": (100.0,) * 3, "std": (50.0,) * 3}
         given["position"] |= _small(given["position"], bands=3, channels=6, project=6)
         given["lift"] |= _small(given["lift"], channels=5)
     for output in data["outputs"].values():
-        if output["kind"] == "category":
+        if output["kind"] in ("category", "labels"):
             output["classes"] = CLASSES
-    data["latents"] |= {"count": 4, "channels": 16}
-    data["encoder"] |= {"layers": 2}
+            output["query"] |= _small(output["query"], channels=10)
+    latents = data["latents"]
+    latents |= {"count": max(latents["count"] // 64, 2), "channels": latents["channels"] // 256 * 8}
+    data["encoder"] |= {"layers": 2 + data["encoder"]["layers"] // 16}
     for part in (data["encoder"]["cross"], data["encoder"]["self_attend"], data["decoder"]):
-        part |= _small(part, qk_channels=8, v_channels=16)
+        part |= _small(part, qk_channels=8, v_channels=latents["channels"])
     if any(given["kind"] == "text" for given in data["inputs"].values()):
         data["decoder"]["v_channels"] = 8
     return as_spec(data)
@@ -62,6 +74,9 @@ def samples_of(spec: Spec, count: int) -> list[dict[str, Any]]:
         "image": lambda: generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8),
         "image_pair": lambda: generator.integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8),
         "tokens": lambda: generator.integers(0, 256, (2, 3, 3), dtype=np.uint8),
+        "points": lambda: generator.normal(size=(7, 3)),
+        "video": lambda: generator.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8),
+        "audio": lambda: generator.uniform(-1, 1, 256),
         "text": lambda: {"text": "abc defg hi"[: 5 + int(generator.integers(6))], "mask": [[1, 3]]},
     }
     return [{name: made[kind.kind]() for name, kind in spec.inputs.items()} for _ in range(count)]

@@ -31,8 +31,11 @@ def presets(
 
 
 def _facts(preset: "Preset") -> dict[str, Any]:
-    """All that is known of a preset but its spec."""
-    return {field.name: getattr(preset, field.name) for field in fields(preset) if field.name != "spec"}
+    """All that is known of a preset but its spec, and the 10⁹ multiplications and additions that `plan` counts."""
+    from perceivers.models.plan import plan
+
+    known = {field.name: getattr(preset, field.name) for field in fields(preset) if field.name != "spec"}
+    return {**known, "gflops_counted": round(plan(preset.spec).flops / 1e9, 1)}
 
 
 def _list(all_presets: "list[Preset]") -> None:
@@ -47,8 +50,12 @@ def _list(all_presets: "list[Preset]") -> None:
 def _show(preset: "Preset") -> None:
     from perceivers.plain_yaml import yaml_text
 
-    for fact, value in _facts(preset).items():
+    facts = _facts(preset)
+    printed, counted = facts.pop("gflops"), facts.pop("gflops_counted")
+    for fact, value in facts.items():
         print(f"{fact}: {value:,}" if isinstance(value, int) else f"{fact}: {value}")
+    papers = "the paper prints none" if printed is None else f"the paper prints {printed:,}"
+    print(f"gflops: {counted:,} counted here, of one sample forward; {papers}")
     print("\n# As the `model` of a recipe:")
     # Through JSON, so that tuples are lists and nothing stands as a YAML alias.
     spec = {"model": _without_long_classes(json.loads(json.dumps(preset.spec)))}

@@ -7,6 +7,7 @@ from typing import Any
 from perceivers.errors import SpecError, unknown
 from perceivers.models.presets_autoregressive import AUTOREGRESSIVE, P3
 from perceivers.models.presets_hierarchical import hierarchical_rows
+from perceivers.models.presets_unreleased import UNRELEASED_VARIANTS, Variant
 from perceivers.models.spec import Spec, as_spec
 
 P1 = "Perceiver: General Perception with Iterative Attention, arXiv 2103.03206"
@@ -31,7 +32,10 @@ _TOWER = {"blocks": 8, "layers": 6, "block_sharing": "all", "cross": {"heads": 1
 
 @dataclass(frozen=True)
 class Preset:
-    """A published model. `parameters` is exact and tested, `result` the paper's, `licence` that of its weights."""
+    """A published model. `parameters` is exact and tested, `result` the paper's, `licence` that of its weights.
+
+    gflops: 10⁹ multiplications and additions of a forward pass, as the paper prints them; None: it does not.
+    """
 
     name: str
     spec: Mapping[str, Any]
@@ -40,6 +44,7 @@ class Preset:
     table: str
     result: str
     licence: str
+    gflops: float | None = None
 
     def build_spec(self) -> Spec:
         """The spec, validated."""
@@ -154,6 +159,7 @@ PRESETS: dict[str, Preset] = {
             "Table 1 and §4.1; eight cross-attends, the last seven sharing weights",
             "ImageNet top-1 78.0, 707.2 GFLOPs",
             UNRELEASED,
+            707.2,
         ),
         Preset(
             "perceiver-imagenet-fourier-1x",
@@ -163,6 +169,7 @@ PRESETS: dict[str, Preset] = {
             "§4.1 ablations; a single cross-attend",
             "ImageNet top-1 76.7, 404.3 GFLOPs",
             UNRELEASED,
+            404.3,
         ),
         Preset(
             "perceiver-io-imagenet-fourier",
@@ -172,6 +179,7 @@ PRESETS: dict[str, Preset] = {
             "Table 7, 2D Fourier features; released checkpoint",
             "ImageNet top-1 79.0, 407 GFLOPs",
             RELEASED,
+            407,
         ),
         Preset(
             "perceiver-io-imagenet-learned",
@@ -181,6 +189,7 @@ PRESETS: dict[str, Preset] = {
             "Table 7, learned positions; released checkpoint",
             "ImageNet top-1 72.7; the paper prints 407 GFLOPs, which is the Fourier model's: it has 478",
             RELEASED,
+            407,
         ),
         Preset(
             "perceiver-io-imagenet-conv",
@@ -190,6 +199,7 @@ PRESETS: dict[str, Preset] = {
             "Table 7, 2D convolutional preprocessing; released checkpoint",
             "ImageNet top-1 82.1, 369 GFLOPs",
             RELEASED,
+            369,
         ),
         Preset(
             "perceiver-io-language",
@@ -197,8 +207,9 @@ PRESETS: dict[str, Preset] = {
             201_108_230,
             P2,
             "Table 1 and App. F, UTF-8 bytes; released checkpoint",
-            "GLUE average 81.0 after fine-tuning, 113 GFLOPs",
+            "GLUE average 81.0 after fine-tuning; the paper prints 113 GFLOPs, as many as with 24 of its 26 layers",
             RELEASED,
+            113,
         ),
         Preset(
             "perceiver-io-flow",
@@ -207,8 +218,9 @@ PRESETS: dict[str, Preset] = {
             P2,
             "Table 2 and App. H, AutoFlow; released checkpoint",
             "Sintel clean 1.81, final 2.42, KITTI 4.98 end-point error; the paper prints 27.9 M parameters and 987 "
-            "GFLOPs, which are not those of the released network",
+            "GFLOPs, which perceiver-io-flow-small has",
             RELEASED,
+            987,
         ),
         Preset(
             "perceiver-io-multimodal",
@@ -216,8 +228,9 @@ PRESETS: dict[str, Preset] = {
             19_858_855,
             P2,
             "Table 4 and App. I, Kinetics-700 autoencoding; released checkpoint",
-            "88 times smaller: audio PSNR 26.97, video 24.37, label top-1 10.2 %",
+            "88 times smaller: audio PSNR 26.97, video 24.37, label top-1 10.2 %; 6.85 TFLOPs for all of it",
             RELEASED,
+            6850,
         ),
         *(
             Preset(name, spec, parameters, P3, table, result, licence)
@@ -226,6 +239,14 @@ PRESETS: dict[str, Preset] = {
         *(Preset(*row) for row in hierarchical_rows(_IMAGENET)),
     )
 }
+
+
+def _varied(variant: Variant) -> Preset:
+    """The preset that a variant describes."""
+    spec = _merged(PRESETS[variant.base].spec, variant.changes)
+    paper = {"P1": P1, "P2": P2}[variant.paper]
+    facts = (variant.parameters, paper, variant.table, variant.result, UNRELEASED, variant.gflops)
+    return Preset(variant.name, _without_null(spec), *facts)
 
 
 def presets() -> dict[str, Preset]:
@@ -250,11 +271,13 @@ def with_preset(data: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(name, str):
         raise SpecError(f"model.preset is {name!r}; it names a preset, such as {next(iter(PRESETS))}.")
     changes = {key: value for key, value in data.items() if key != "preset"}
-    found = _merged(preset(name).spec, changes)
-    for group in ("inputs", "outputs"):
-        if isinstance(found[group], Mapping):
-            found[group] = {key: value for key, value in found[group].items() if value is not None}
-    return found
+    return _without_null(_merged(preset(name).spec, changes))
+
+
+def _without_null(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec without the inputs and outputs that were taken away."""
+    groups = {name: spec[name] for name in ("inputs", "outputs") if isinstance(spec[name], Mapping)}
+    return {**spec, **{name: {k: v for k, v in group.items() if v is not None} for name, group in groups.items()}}
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,3 +290,6 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
         else:
             found[key] = value
     return found
+
+
+PRESETS |= {variant.name: _varied(variant) for variant in UNRELEASED_VARIANTS}
