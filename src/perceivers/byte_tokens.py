@@ -12,6 +12,9 @@ from perceivers.errors import DataError
 PAD, BOS, EOS, MASK, CLS, SEP = range(6)
 SPECIAL_TOKENS = 6
 VOCABULARY = 256 + SPECIAL_TOKENS
+NEWLINE = SPECIAL_TOKENS + ord("\n")
+# What stands between words: ASCII's white space.
+_SPACE = np.array([SPECIAL_TOKENS + byte for byte in b" \t\n\r\v\f"])
 
 
 def to_bytes(text: "str | bytes | bytearray") -> bytes:
@@ -34,6 +37,12 @@ def to_bytes(text: "str | bytes | bytearray") -> bytes:
 def ids_of(data: bytes) -> np.ndarray:
     """The ids (length,) int64 of bytes."""
     return np.frombuffer(data, np.uint8).astype(np.int64) + SPECIAL_TOKENS
+
+
+def word_spans(ids: np.ndarray) -> np.ndarray:
+    """Start and stop (words, 2) of the words among ids (length,): runs without white space and special tokens."""
+    inside = (ids >= SPECIAL_TOKENS) & ~np.isin(ids, _SPACE)
+    return np.flatnonzero(np.diff(np.concatenate([[False], inside, [False]]))).reshape(-1, 2)
 
 
 def text_of(ids: Iterable[int]) -> str:

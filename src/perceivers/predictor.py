@@ -99,7 +99,7 @@ class Predictor:
         cells: dict[str, Any] = {}
         for name, cell in record.items():
             kind = self.model.spec.inputs.get(name)
-            columns = kind.table_columns(name) if kind is not None and kind.reads_columns else []
+            columns = kind.table_columns(name) if kind is not None and kind.names_columns else []
             try:
                 cells |= dict(zip(columns, cells_of(cell, columns), strict=True)) if columns else {name: cell}
             except DataError as error:

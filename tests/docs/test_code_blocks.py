@@ -19,7 +19,7 @@ from perceivers.training.recipe import read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-COMMANDS = ("train", "evaluate", "predict", "flow", "generate", "data", "presets", "plan", "init", "weights")
+COMMANDS = ("train", "evaluate", "predict", "fill", "flow", "generate", "data", "presets", "plan", "init", "weights")
 
 # Enough of a model to put beside a lone input or output.
 # What the outputs of the pages ask with.

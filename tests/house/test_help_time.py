@@ -3,7 +3,7 @@
 import pytest
 from fresh_process import HEAVY, modules_after
 
-COMMANDS = ("train", "evaluate", "predict", "generate", "data", "presets", "plan", "init", "weights")
+COMMANDS = ("train", "evaluate", "predict", "fill", "generate", "data", "presets", "plan", "init", "weights")
 
 
 @pytest.mark.parametrize("arguments", [[], *[[command] for command in COMMANDS]], ids=lambda a: " ".join(a) or "all")

@@ -124,7 +124,7 @@ class GradeHead(OneQuery):
     """Logits (B, grades)."""
 
     def __init__(self, settings: GradeOutput, sizes: Sizes) -> None:
-        super().__init__(settings.query, sizes, len(settings.grades))
+        super().__init__(settings, sizes, len(settings.grades))
         self.grades = settings.grades
 
     def loss(self, prediction: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,8 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perceivers.byte_tokens import MASK, SEP, text_of
 from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError
+from perceivers.inputs.augment_text import TextAugmentation
 from perceivers.inputs.text import VOCABULARY, TextInput
 from perceivers.nn.position import LearnedPosition
 
@@ -35,9 +37,14 @@ def test_numbers_in_a_text_column_are_their_digits():
 
 
 def test_long_text_may_be_cut():
-    cut = TEXT.with_changes(overflow="truncate").parse("é" * 12)
-    assert cut.mask.all()
-    np.testing.assert_array_equal(cut.values[:, 0] - 6, list("é".encode() * 6))
+    """When samples are put together: training may crop a text elsewhere."""
+    kind = TEXT.with_changes(overflow="truncate")
+    whole = kind.parse("é" * 12)
+    assert (len(whole.values), whole.padding, whole.values.dtype) == (24, 0, np.int16)
+    cut = kind.collate([whole, None])
+    assert cut.mask.tolist() == [[True] * 12, [False] * 12]
+    assert cut.values.dtype == torch.int64
+    np.testing.assert_array_equal(cut.values[0, :, 0] - 6, list("é".encode() * 6))
 
 
 def test_embeddings_and_positions():
@@ -92,3 +99,107 @@ def test_nan_is_no_text():
         TextInput().parse(float("nan"))
     with pytest.raises(ValueError, match="text has no NaN to stop at"):
         TextInput(nan="error")
+
+
+class TestMask:
+    KIND = TextInput(length=60)
+
+    def masked(self, mask, text="some words are missing, some are not"):
+        sample = self.KIND.parse({"text": text, "mask": mask})
+        return "".join("_" if i == MASK else chr(i - 6) for i in sample.values[sample.mask, 0])
+
+    @pytest.mark.parametrize("mask", [[[14, 22]], [(14, 22)], " missing", [" missing"]])
+    def test_bytes_or_words(self, mask):
+        assert self.masked(mask) == "some words are________, some are not"
+
+    def test_several(self):
+        assert self.masked(["words", [0, 4], " not"]) == "____ _____ are missing, some are____"
+
+    @pytest.mark.parametrize("mask", [None, []])
+    def test_none(self, mask):
+        assert "_" not in self.masked(mask)
+
+    def test_bytes_of_the_text_not_characters(self):
+        sample = self.KIND.parse({"text": "né à", "mask": "à"})
+        assert (sample.values[:6, 0] == MASK).tolist() == [False] * 4 + [True] * 2
+
+    @pytest.mark.parametrize(
+        ("mask", "said"),
+        [
+            ("some", r"mask holds 'some', which stands in the text 2 times: .* the first is \[0, 4\]"),
+            ("wrds", "mask holds 'wrds', which is not in the text. Did you mean 'words'?"),
+            (
+                [[3, 3]],
+                r"mask holds \[3, 3\]; wanted \[start, stop\], start before stop.* has 36; or words",
+            ),
+            ([[30, 40]], r"mask holds \[30, 40\]"),
+            ([3, 5], "mask holds 3;"),
+            ("", "mask holds '', which is not in the text"),
+        ],
+    )
+    def test_what_cannot_be(self, mask, said):
+        with pytest.raises(DataError, match=said):
+            self.masked(mask)
+
+    def test_other_keys(self):
+        with pytest.raises(DataError, match=r"got \{txt, mask\}; wanted \{text: …"):
+            self.KIND.parse({"txt": "a", "mask": []})
+
+
+class TestColumns:
+    KIND = TextInput(length=8, columns=("first", "second"))
+
+    def ids(self, value):
+        sample = self.KIND.parse(value)
+        return sample.values[sample.mask, 0].tolist()
+
+    @pytest.mark.parametrize(
+        "value", [{"first": "ab", "second": "c"}, ["ab", "c"], {"second": "c", "first": {"text": "ab"}}]
+    )
+    def test_texts_are_joined_by_a_token_of_their_own(self, value):
+        assert self.ids(value) == [103, 104, SEP, 105]
+
+    def test_a_missing_one_leaves_the_token(self):
+        assert self.ids({"first": "ab"}) == [103, 104, SEP]
+        assert self.ids({"first": float("nan"), "second": "ab"}) == [SEP, 103, 104]
+
+    def test_each_may_be_masked(self):
+        assert self.ids([{"text": "ab", "mask": "b"}, "c"]) == [103, MASK, SEP, 105]
+
+    def test_errors_name_the_column(self):
+        with pytest.raises(DataError, match=r"column 'second': got a list, not a text"):
+            self.KIND.parse({"first": "a", "second": ["b"]})
+        with pytest.raises(DataError, match=r"there is no column 'secnd'. Did you mean 'second'?"):
+            self.KIND.parse({"first": "a", "secnd": "b"})
+        with pytest.raises(DataError, match=r"the text has 9 bytes, but the input reads 8. Raise length"):
+            self.KIND.parse(["abcde", "fgh"])
+
+
+class TestAugmentation:
+    KIND = TextInput(length=10, overflow="truncate")
+
+    def changed(self, text, seed=(0, 0, 0), others=(), **settings):
+        change = self.KIND.augmenter(TextAugmentation(**settings))
+        sample = change(self.KIND.parse(text), seed, *([[self.KIND.parse(t) for t in others]] if others else []))
+        assert sample.values.shape == (10, 1)
+        assert sample.padding == int((~sample.mask).sum())
+        return text_of(sample.values[sample.mask, 0])
+
+    def test_crops_are_parts_from_anywhere(self):
+        text = "abcdefghijklmnopqrstuvwxyz"
+        found = {self.changed(text, (7, 0, n), crop=True) for n in range(300)}
+        assert found == {text[i : i + 10] for i in range(17)}
+        assert self.changed(text, (7, 0, 1), crop=True) == self.changed(text, (7, 0, 1), crop=True)
+
+    def test_short_texts_stay(self):
+        assert self.changed("abc", crop=True) == "abc"
+        assert self.changed("abcdefghijklm") == "abcdefghij"
+
+    def test_documents_are_joined(self):
+        assert self.changed("ab", others=["cd", "e"], documents=3) == "ab\ncd\ne"
+        assert self.KIND.companions(TextAugmentation(documents=3)) == 2
+
+    def test_a_crop_that_cannot_be(self):
+        with pytest.raises(SpecError, match=r"crop does nothing, since no text is longer .* overflow: truncate"):
+            TextInput(length=10).augmenter(TextAugmentation(crop=True))
+        assert TextInput(length=10).augmenter(TextAugmentation(crop=True, documents=2))

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from perceivers.cli import data, evaluate, flow, generate, init, plan, predict, presets, train, weights
+from perceivers.cli import data, evaluate, fill, flow, generate, init, plan, predict, presets, train, weights
 
 
 class Commands(TyperGroup):
@@ -43,6 +43,7 @@ app.command()(init.init)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(predict.predict)
+app.command()(fill.fill)
 app.command()(flow.flow)
 app.command()(generate.generate)
 app.add_typer(data.app, name="data")

@@ -23,8 +23,8 @@ def split_digest(split: Split) -> str:
     """
     table, reader = split.table, split.reader
     found = hashlib.sha256(np.ascontiguousarray(table.rows, dtype=np.int64).tobytes())
-    for name, kind in sorted([*reader.inputs.items(), *reader.outputs.items()]):
-        for column in reader.columns_of(name):
+    for name, kind in sorted([*reader.inputs.items(), *reader.outputs.items()], key=lambda item: item[0]):
+        for column in reader.columns_of(name, kind):
             cells = table.columns[column]
             found.update(f"{name}\0{column}\0".encode())
             if isinstance(cells, np.ndarray) and cells.dtype.kind in "biuf":

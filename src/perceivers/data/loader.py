@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from perceivers.data.hiding import HIDE, hide
 from perceivers.data.mix import MixSettings, mix_images
 from perceivers.data.prepare import Split
 from perceivers.data.reader import Row
@@ -65,20 +66,31 @@ class Augmenter:
     def __init__(self, inputs: Mapping[str, InputSettings], settings: Mapping[str, Settings], seed: int) -> None:
         self.seed = seed
         self.changes = {name: _change(name, inputs, setting) for name, setting in settings.items()}
+        self.companions = {name: inputs[name].companions(setting) for name, setting in settings.items()}
 
-    def __call__(self, row: Row, epoch: int, index: int) -> Row:
-        """The row with its named inputs augmented; absent ones stay absent."""
+    def __call__(self, row: Row, epoch: int, index: int, split: Split | None = None) -> Row:
+        """The row with its named inputs augmented; absent ones stay absent. split: where it and companions are from."""
         if not self.changes:
             return row
         inputs = dict(row.inputs)
         for number, name in enumerate(sorted(self.changes), start=1):
-            sample = inputs[name]
+            sample, seed = inputs[name], (self.seed, epoch, index, number)
             if sample is not None:
-                inputs[name] = self.changes[name](sample, (self.seed, epoch, index, number))
+                inputs[name] = self.changes[name](sample, seed, *self._others(name, seed, split))
         return replace(row, inputs=inputs)
 
+    def _others(self, name: str, seed: Seed, split: Split | None) -> Sequence[Sequence[Sample]]:
+        """The further argument of a change that wants companions: samples of that input, of rows drawn from `split`."""
+        count = self.companions[name]
+        if not count:
+            return ()
+        assert split is not None, "companions come from the split"
+        rows = np.random.default_rng((*seed, 1)).integers(len(split), size=count)
+        found = (split.sample(int(row), name) for row in rows)
+        return ([sample for sample in found if sample is not None],)
 
-def _change(name: str, inputs: Mapping[str, InputSettings], setting: Settings) -> Callable[[Sample, Seed], Sample]:
+
+def _change(name: str, inputs: Mapping[str, InputSettings], setting: Settings) -> Callable[..., Sample]:
     """What changes samples of the input `name`. Raises `SpecError` where there is none, or it is of another kind."""
     if name not in inputs:
         raise SpecError(f"augmentation names '{name}', which is no input.{near_miss(name, inputs)}")
@@ -102,11 +114,17 @@ class Batches(Dataset[Batch]):
             self._check_mix()
 
     def __getitem__(self, key: Key) -> Batch:
-        rows = [self.split[index] for index in key.rows]
-        if self.augmenter is not None:
-            rows = [self.augmenter(row, key.epoch, index) for row, index in zip(rows, key.rows, strict=True)]
+        rows = [self._row(key.epoch, index) for index in key.rows]
         batch = collate(rows, self.split.reader.inputs, self.split.reader.outputs)
         return batch if self.mix is None else self._mixed(batch, key)
+
+    def _row(self, epoch: int, index: int) -> Row:
+        """A row as the model is to see it: augmented in training, and with hidden what an output is to guess."""
+        row, outputs = self.split[index], self.split.reader.outputs
+        if self.augmenter is None:
+            return hide(row, self.split.reader.inputs, outputs, None)
+        row = self.augmenter(row, epoch, index, self.split)
+        return hide(row, self.split.reader.inputs, outputs, (self.augmenter.seed, epoch, index, 0, HIDE))
 
     def _check_mix(self) -> None:
         inputs, outputs = self.split.reader.inputs.values(), self.split.reader.outputs.values()
@@ -144,7 +162,7 @@ def collate(rows: Sequence[Row], inputs: Mapping[str, InputSettings], outputs: M
     elements = {name: inputs[name].collate(column) for name, column in present.items()}
     targets = {}
     for name, kind in outputs.items():
-        if kind.of_input is None:
+        if kind.of_input is None or kind.hides:
             targets[name] = kind.collate([_target(row, name, kind) for row in rows])
         else:
             whole = elements.get(kind.of_input)

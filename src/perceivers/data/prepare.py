@@ -22,7 +22,7 @@ from perceivers.data.settings import DataSettings
 from perceivers.data.splits import FileSplits, FractionSplits, split_table
 from perceivers.data.table import TEST, TRAIN, VALIDATION, Table
 from perceivers.errors import DataError, near_miss
-from perceivers.inputs import InputSettings
+from perceivers.inputs import InputSettings, Sample
 from perceivers.outputs import OutputSettings
 
 Advance = Callable[[str, int, int], None]
@@ -43,6 +43,10 @@ class Split:
 
     def __getitem__(self, index: int) -> Row:
         return self.reader.row(self.table, index) if self.rows is None else self.rows[index]
+
+    def sample(self, index: int, name: str) -> Sample | None:
+        """One input of one row."""
+        return self.reader.input(self.table, index, name) if self.rows is None else self.rows[index].inputs[name]
 
 
 def open_source(settings: DataSettings, base: Path) -> dict[str, Table]:
@@ -173,7 +177,7 @@ def prepare(
         if name not in inputs and name not in outputs:
             hint = near_miss(name, [*inputs, *outputs])
             raise DataError(f"data.columns names '{name}', which is neither an input nor an output.{hint}")
-        if name in outputs and outputs[name].of_input is not None:
+        if name in outputs and name not in inputs and outputs[name].of_input is not None:
             raise DataError(
                 f"data.columns names '{name}', but '{name}' has its target from input '{outputs[name].of_input}', not "
                 "from a column; leave it out."

@@ -56,7 +56,7 @@ class Reader:
             for column in self._columns(name, kind):
                 if column not in table.columns:
                     hint, known = near_miss(column, table.columns), ", ".join(table.columns)
-                    several = kind.reads_columns and name not in self.columns
+                    several = kind.names_columns and name not in self.columns
                     place = f"the columns of '{name}' in the recipe" if several else f"data.columns: {{{name}: column}}"
                     raise DataError(
                         f"{table.name}: there is no column '{column}' for '{name}'.{hint} Columns: {known}. "
@@ -67,7 +67,7 @@ class Reader:
         """One input of one row. Raises `CellError` naming file, row and column."""
         kind = self.inputs[name]
         columns = self._columns(name, kind)
-        several = columns == kind.table_columns(name) and kind.reads_columns
+        several = columns == kind.table_columns(name) and kind.names_columns
         try:
             if several:
                 # Training has all columns; a table to predict on may lack some, whose cells are then masked.
@@ -76,7 +76,7 @@ class Reader:
                 # Absent, unless an empty cell is an error: then parse says so.
                 return None if empty and kind.nan != "error" else kind.parse(cells)
             cell = table.columns[columns[0]][index]
-            if is_missing(cell) and not (kind.reads_columns and kind.nan == "error"):
+            if is_missing(cell) and not (kind.names_columns and kind.nan == "error"):
                 return None
             return kind.parse(cell if table.base is None else kind.resolved(cell, table.base))
         except DataError as error:
@@ -143,20 +143,23 @@ class Reader:
     def check_apart(self) -> None:
         """Raise `SpecError` for a target that an input reads too: the answer would be given away."""
         for output in self.outputs:
-            for name in [] if self.outputs[output].continues else self.inputs:
-                for column in self.columns_of(output):
+            kind = self.outputs[output]
+            for name in [] if kind.continues else self.inputs:
+                for column in self._columns(output, kind):
                     if column in self.columns_of(name):
                         raise SpecError(
                             f"column '{column}' is the target of output '{output}', and input '{name}' reads it too: "
                             "the answer would be given away. Take it out of the input, or map another column in "
-                            "data.columns."
+                            f"data.columns.{kind.apart if name in kind.asks_with else ''}"
                         )
 
-    def columns_of(self, name: str) -> list[str]:
-        """The table columns that an input or output is read from."""
-        return self._columns(name, self.inputs[name] if name in self.inputs else self.outputs[name])
+    def columns_of(self, name: str, kind: InputSettings | OutputSettings | None = None) -> list[str]:
+        """The table columns that an input or output is read from. kind: which of the two, where both have the name."""
+        return self._columns(name, kind or (self.inputs[name] if name in self.inputs else self.outputs[name]))
 
     def _columns(self, name: str, kind: InputSettings | OutputSettings) -> list[str]:
+        if isinstance(kind, OutputSettings) and kind.of_input is not None:
+            return []  # even where the input has its name, which may be mapped to a column
         if name in self.columns:
             return [self.columns[name]]
         if isinstance(kind, OutputSettings) and kind.continues and len(self.inputs) == 1:

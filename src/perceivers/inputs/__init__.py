@@ -8,6 +8,7 @@ from perceivers.inputs.audio import AudioInput
 from perceivers.inputs.augment_image import ImageAugmentation
 from perceivers.inputs.augment_points import PointsAugmentation
 from perceivers.inputs.augment_series import SeriesAugmentation
+from perceivers.inputs.augment_text import TextAugmentation
 from perceivers.inputs.base import Input, InputSettings, Sample, Seed, unknown_input
 from perceivers.inputs.category import CategoryInput
 from perceivers.inputs.image import ImageInput
@@ -33,7 +34,8 @@ KINDS: dict[str, type[InputSettings]] = {
 }
 
 AnyAugmentation = Annotated[
-    ImageAugmentation | PointsAugmentation | SeriesAugmentation | TokensAugmentation, Field(discriminator="kind")
+    ImageAugmentation | PointsAugmentation | SeriesAugmentation | TextAugmentation | TokensAugmentation,
+    Field(discriminator="kind"),
 ]
 
 AnyInput = Annotated[

@@ -150,6 +150,11 @@ class InputSettings(Settings, ABC):
         """The settings as `init` writes them: with a lift and a position that suit their size, where they have one."""
         return dict(settings)
 
+    @property
+    def names_columns(self) -> bool:
+        """Whether it reads columns that its settings name, one value a sample being their cells by name."""
+        return self.reads_columns
+
     def table_columns(self, name: str) -> list[str]:
         """The table columns that this input reads when the recipe maps none: its own name."""
         return [name]
@@ -182,10 +187,15 @@ class InputSettings(Settings, ABC):
         """These settings, completed from training samples. Kinds with nothing to learn return themselves."""
         return self
 
-    def augmenter(self, setting: Any) -> Callable[[Sample, Seed], Sample]:
+    def companions(self, setting: Any) -> int:
+        """How many other training samples the change `setting` wants beside its own, as the change's third argument."""
+        return 0
+
+    def augmenter(self, setting: Any) -> Callable[..., Sample]:
         """What changes a training sample as `setting`, of the class `augmentation`, says; only the seed decides how.
 
-        The sample itself is left as it is. It goes to other processes, so it must pickle. Raises `SpecError` for a
+        It is called with sample and seed, and a list of other samples where it wants `companions`. The sample itself is
+        left as it is. It goes to other processes, so it must pickle. Raises `SpecError` for a
         setting that these settings do not allow.
         """
         raise AssertionError(f"{type(self).__name__} has no augmentation")
@@ -208,7 +218,7 @@ class InputSettings(Settings, ABC):
     def plain_patch(self) -> tuple[int, ...] | None:
         """Raw cells an axis of an element that is nothing but their standardised values; None: it is something else.
 
-        Only such an input can be an output's `of_input`.
+        Only such an input can be had `again`.
         """
         return None
 
@@ -259,7 +269,7 @@ class InputSettings(Settings, ABC):
 def unknown_input(name: str, kinds: Mapping[str, InputSettings]) -> PerceiversError:
     """The error for a sample that names an input which is none; a column of an input is told from a slip."""
     for known, kind in kinds.items():
-        if kind.reads_columns and name in kind.table_columns(known):
+        if kind.names_columns and name in kind.table_columns(known):
             return DataError(f"'{name}' is no input but a column of '{known}': give {{'{known}': {{'{name}': …}}}}.")
     return unknown("input", name, kinds, DataError)
 

@@ -1,27 +1,34 @@
 """`text`: UTF-8 bytes, no tokenizer to train [P2 §4.1; official bytes_tokenizer.py]."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import nn
 
-from perceivers.byte_tokens import MASK, VOCABULARY, ids_of, to_bytes
-from perceivers.cells import class_name
+from perceivers.byte_tokens import MASK, SEP, VOCABULARY, ids_of, to_bytes
+from perceivers.cells import cells_of, class_name, is_missing
 from perceivers.elements import Elements
-from perceivers.errors import DataError
+from perceivers.errors import ColumnError, DataError, SpecError, near_miss
+from perceivers.inputs.augment_text import TextAugmentation, augment_text_sample, text_sample
 from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid, joined_channels
 from perceivers.inputs.position import Learned, NoPosition, Position
 from perceivers.nn.initialisers import learned_array
 from perceivers.nn.lifted import Lifted
+from perceivers.settings import Names, Settings
 
 
 class TextInput(InputSettings):
     """Text as bytes: id = byte + 6, 262 ids, padded to `length` with masked elements."""
 
+    augmentation: ClassVar[type[Settings] | None] = TextAugmentation
     kind: Literal["text"] = "text"
+    columns: Names | None = None
+    """Columns whose texts are read as one, the special token SEP between them: pairs of sentences. None: one column."""
     length: PositiveInt = 512
     """The most bytes that the model reads."""
     overflow: Literal["error", "truncate"] = "error"
@@ -41,47 +48,55 @@ class TextInput(InputSettings):
         """As long as the longest, and cut: new texts may be longer than any seen here; their start still says most."""
         return f"{why}; longer ones are cut at the end", {"kind": "text", **facts, "overflow": "truncate"}
 
-    def parse(self, value: Any) -> Sample:
-        """A str, bytes that must be UTF-8, or {"text": …, "mask": [[start, stop], …]}: bytes that are to be guessed."""
-        if isinstance(value, Mapping):
-            return self._masked(value)
-        data = _bytes(value)
-        if len(data) > self.length:
-            if self.overflow == "error":
-                raise DataError(
-                    f"the text has {len(data)} bytes, but the input reads {self.length}. "
-                    "Raise length, or set overflow: truncate to read only the start."
-                )
-            data = data[: self.length]
-        values = np.zeros((self.length, 1), np.int64)
-        values[: len(data), 0] = ids_of(data)
-        return Sample(values, mask=np.arange(self.length) < len(data), padding=self.length - len(data))
+    @property
+    def names_columns(self) -> bool:
+        """Whether `columns` names them."""
+        return self.columns is not None
 
-    def _masked(self, value: Mapping[str, Any]) -> Sample:
-        unknown = [key for key in value if key not in ("text", "mask")]
-        if unknown or "text" not in value:
-            raise DataError(f"got {{{', '.join(map(str, value))}}}; wanted {{text: …, mask: [[start, stop], …]}}.")
-        sample = self.parse(value["text"])
-        assert sample.mask is not None, "of padding"
-        count = int(sample.mask.sum())
-        runs = value.get("mask") or []
-        for run in runs:
-            whole = isinstance(run, (list, tuple)) and len(run) == 2 and all(isinstance(n, int) for n in run)
-            if not whole or not 0 <= run[0] < run[1] <= count:
-                raise DataError(
-                    f"mask holds {run!r}; wanted [start, stop], start before stop: bytes of the text, "
-                    f"which has {count}."
-                )
-            sample.values[run[0] : run[1]] = MASK
-        return sample
+    def table_columns(self, name: str) -> list[str]:
+        """The columns, or the input's own name."""
+        return list(self.columns) if self.columns else [name]
+
+    def parse(self, value: Any) -> Sample:
+        """A str, bytes that must be UTF-8, or {"text": …, "mask": …}: with bytes that are to be guessed.
+
+        mask: [start, stop] of bytes, or words of the text as they stand there; or a list of such. With `columns`:
+        {column: text} or a list in their order; SEP stands between them.
+        """
+        if self.columns is None:
+            ids = _ids(value)
+        else:
+            given = cells_of(value, self.columns)
+            cells = [_named(column, cell) for column, cell in zip(self.columns, given, strict=True)]
+            ids = np.concatenate([part for cell in cells for part in ([SEP], cell)][1:])
+        if len(ids) > self.length and self.overflow == "error":
+            raise DataError(
+                f"the text has {len(ids)} bytes, but the input reads {self.length}. Raise length, or set overflow: "
+                "truncate to read only the start, before training; with a trained model cut it into several."
+            )
+        return text_sample(ids, self.length)
+
+    def companions(self, setting: Any) -> int:
+        """The other documents."""
+        return setting.documents - 1 if isinstance(setting, TextAugmentation) else 0
+
+    def augmenter(self, setting: TextAugmentation) -> Callable[..., Sample]:
+        """Joins and crops."""
+        if setting.crop and self.overflow == "error" and setting.documents == 1:
+            raise SpecError(
+                "crop does nothing, since no text is longer than the input reads: set overflow: truncate on the input, "
+                "so that longer texts are read whole in training and their start in use; or leave crop out."
+            )
+        return partial(augment_text_sample, settings=setting, length=self.length)
 
     def elements(self) -> int:
         """M: one element a byte."""
         return self.length
 
     def collate(self, samples: Sequence[Sample | None]) -> Elements:
-        """(B, length, 1) of ids on the grid (length,)."""
-        return collate_grid(samples, (self.length,), 1)
+        """(B, length, 1) of ids on the grid (length,); longer texts are cut."""
+        elements = collate_grid([s and _cut(s, self.length) for s in samples], (self.length,), 1)
+        return replace(elements, values=elements.values.long())
 
     def build(self) -> Input:
         """The module."""
@@ -109,6 +124,60 @@ class Bytes(Input):
         content = self.embedding(ids)
         position = None if self.position is None else self.position(grid=elements.grid, like=content)
         return Lifted(content, position, elements.mask, self.add)
+
+
+def _cut(sample: Sample, length: int) -> Sample:
+    return replace(sample, values=sample.values[:length], mask=None if sample.mask is None else sample.mask[:length])
+
+
+def _named(column: str, cell: Any) -> np.ndarray:
+    """The ids of one of several texts; a missing one has none."""
+    try:
+        return _ids("" if is_missing(cell) else cell)
+    except DataError as error:
+        raise ColumnError(column, str(error)) from None
+
+
+def _ids(value: Any) -> np.ndarray:
+    """The ids (length,) of one text, MASK where it is hidden."""
+    if not isinstance(value, Mapping):
+        return ids_of(_bytes(value))
+    unknown = [key for key in value if key not in ("text", "mask")]
+    if unknown or "text" not in value:
+        raise DataError(f"got {{{', '.join(map(str, value))}}}; wanted {{text: …, mask: [[start, stop], …]}}.")
+    data = _bytes(value["text"])
+    ids, runs = ids_of(data), value.get("mask")
+    for run in [runs] if isinstance(runs, str) else runs or []:
+        start, stop = _words(run, data) if isinstance(run, str) else _run(run, len(data))
+        ids[start:stop] = MASK
+    return ids
+
+
+def _run(run: Any, count: int) -> tuple[int, int]:
+    """Start and stop. Raises `DataError` where they are not in a text of `count` bytes."""
+    whole = isinstance(run, (list, tuple)) and len(run) == 2 and all(isinstance(n, int) for n in run)
+    if not whole or not 0 <= run[0] < run[1] <= count:
+        raise DataError(
+            f"mask holds {run!r}; wanted [start, stop], start before stop: bytes of the text, which has {count}; or "
+            "words of the text."
+        )
+    return run[0], run[1]
+
+
+def _words(words: str, data: bytes) -> tuple[int, int]:
+    """Where in a text its words `words` stand. Raises `DataError` unless that is one place."""
+    wanted = to_bytes(words)
+    count = data.count(wanted) if wanted else 0
+    start = data.find(wanted)
+    if count == 1:
+        return start, start + len(wanted)
+    if count:
+        raise DataError(
+            f"mask holds {words!r}, which stands in the text {count} times: give more of what is around it, or its "
+            f"bytes; the first is [{start}, {start + len(wanted)}]."
+        )
+    text = data.decode("utf-8")
+    raise DataError(f"mask holds {words!r}, which is not in the text.{near_miss(words, text.split())}")
 
 
 def _bytes(value: Any) -> bytes:

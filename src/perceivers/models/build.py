@@ -82,7 +82,7 @@ def _build(spec: Spec) -> Model:
         channels = fusion.channels if fusion else next(iter(widths.values()))
         encoder = _encoder(spec, channels)
     averaging = isinstance(spec.decoder, AverageDecoderSpec)
-    asking = {name: kind for name, kind in spec.outputs.items() if kind.of_input is None}
+    asking = {name: kind for name, kind in spec.outputs.items() if kind.again is None}
     queries = {name: kind.query_channels(spec.read_channels, inputs) for name, kind in asking.items()}
     read = dict.fromkeys(queries, spec.read_channels) if averaging else queries
     several = len(queries) > 1 and isinstance(spec.decoder, CrossDecoder)
@@ -91,7 +91,7 @@ def _build(spec: Spec) -> Model:
     shared = spec.decoder.output_channels if isinstance(spec.decoder, CrossDecoder) else None
     sizes = {n: Sizes(queries[n], shared or asked[n], averaging, inputs, grids) for n in queries}
     # Those that are an input again are read out of its positions' answers, which the encoder's own heads give.
-    again = {n: _position_channels(spec, kind.of_input) for n, kind in spec.outputs.items() if kind.of_input}
+    again = {n: _position_channels(spec, kind.again) for n, kind in spec.outputs.items() if kind.again}
     sizes |= {n: Sizes(width, width, False, inputs, grids) for n, width in again.items()}
     outputs = {name: spec.outputs[name].build(sizes[name]) for name in sorted(sizes)}
     decoder = _decoder(spec, max(asked.values())) if asked else AverageDecoder()
@@ -107,7 +107,7 @@ def _position_channels(spec: Spec, name: str) -> int:
 
 def _hierarchical(spec: Spec, encoder: HierarchicalSpec, inputs: Mapping[str, Input]) -> Hierarchical:
     sizes = {name: (spec.inputs[name].elements(), module.channels) for name, module in inputs.items()}
-    return build_hierarchical(encoder, sizes, {kind.of_input for kind in spec.outputs.values() if kind.of_input})
+    return build_hierarchical(encoder, sizes, {kind.again for kind in spec.outputs.values() if kind.again})
 
 
 def _encoder(spec: Spec, channels: int) -> Encoder:

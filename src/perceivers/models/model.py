@@ -70,11 +70,13 @@ class Trained:
     """What is known of a model's training, saved with it.
 
     absent: by input, the share of training samples that were without it, in the data or by input dropout; an input that
-    is not named was always there. splits: a digest of each split of the data, by name.
+    is not named was always there. splits: a digest of each split of the data, by name. begun_with: in lines, the model
+    whose weights it began with, and which; none when all were drawn.
     """
 
     absent: Mapping[str, float]
     splits: Mapping[str, str]
+    begun_with: tuple[str, ...] = ()
 
     def untried(self, inputs: Iterable[str]) -> list[str]:
         """Those of `inputs` whose absence the model saw never or too seldom to have learned to do without."""
@@ -203,7 +205,7 @@ class Model(nn.Module):
         read = self._read(latents)
         names = self._names(outputs)
         contexts = self.contexts(names, read, batch, points or {})
-        again = {name: source for name in names if (source := self.spec.outputs[name].of_input) is not None}
+        again = {name: source for name in names if (source := self.spec.outputs[name].again) is not None}
         answers = self._answers({n: context for n, context in contexts.items() if n not in again}, read, chunk)
         if again:
             assert isinstance(self.encoder, Hierarchical) and isinstance(latents, Levels), "the spec is valid"  # noqa: PT018

@@ -175,7 +175,7 @@ class HierarchyAlive:
     def _again(self, head: CrossAttend) -> list[str]:
         """The inputs that this head is asked for."""
         central = head is self.encoder.central_head
-        asked = {kind.of_input for kind in self.model.spec.outputs.values()}
+        asked = {kind.again for kind in self.model.spec.outputs.values()}
         return [name for name in self.elements if name in asked and (name in self.encoder.central) == central]
 
     def _head(self, head: CrossAttend, name: str) -> int:

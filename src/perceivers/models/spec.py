@@ -158,7 +158,7 @@ class Spec(Settings):
                 if kind.continued if isinstance(kind, InputSettings) else kind.continues:
                     raise ValueError(f"{group}.{name}, of kind {kind.kind}, needs encoder.kind: autoregressive")
         for name, output in self.outputs.items():
-            source = output.of_input
+            source = output.again
             if source is None:
                 continue
             if source not in self.inputs:
@@ -216,6 +216,16 @@ class Spec(Settings):
                 if given not in self.inputs:
                     hint = near_miss(given, self.inputs)
                     raise ValueError(f"outputs.{name}.input is '{given}', which is no input.{hint}")
+        return self
+
+    @model_validator(mode="after")
+    def _hidden_once(self) -> Self:
+        hiding: dict[str | None, str] = {}
+        for name, output in self.outputs.items():
+            if output.hides:
+                other = hiding.setdefault(output.of_input, name)
+                if other != name:
+                    raise ValueError(f"outputs.{other} and outputs.{name} both hide parts of '{output.of_input}'")
         return self
 
     @model_validator(mode="after")

@@ -163,7 +163,7 @@ def check_hierarchy(
             f"{len(outer)} inputs cannot share the {encoder.blocks[0].groups} groups of block 0, since no group mixes "
             "two; give it more groups"
         )
-    if len(encoder.blocks) > 1 and not averaging and not any(kind.of_input in outer for kind in outputs.values()):
+    if len(encoder.blocks) > 1 and not averaging and not any(kind.again in outer for kind in outputs.values()):
         raise ValueError(
             f"nothing asks the blocks behind the centre (block {encoder.middle}): add an output of kind "
             f"reconstruction, for example of {outer[0]}, or set decoder: {{kind: average}}"

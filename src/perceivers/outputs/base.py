@@ -6,8 +6,9 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
+import numpy as np
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
@@ -29,6 +30,20 @@ class LearnedQuery(Settings):
     channels: PositiveInt | None = None
     """E; None: as many as the latents have."""
     init_std: float = Field(default=0.02, gt=0)
+
+
+class LinearHead(Settings):
+    """A linear reads the answer."""
+
+    kind: Literal["linear"] = "linear"
+
+
+class MlpHead(Settings):
+    """Two linears with tanh between them read the answer [P2 App. F, GLUE]."""
+
+    kind: Literal["mlp"] = "mlp"
+    channels: PositiveInt | None = None
+    """Hidden width; None: as wide as the answer (E)."""
 
 
 class Context(NamedTuple):
@@ -53,6 +68,8 @@ class OutputSettings(Settings, ABC):
     """A target can be shared out among several answers, as MixUp and CutMix do: `soft` gives the shares."""
     curves: ClassVar[tuple[str, ...]] = ()
     """The scores, of those that the metrics give, that the picture of a run shows; all on one scale up to 1."""
+    apart: ClassVar[str] = ""
+    """What else can be done where the input that it is of reads its target column; begins with a blank."""
     continues: ClassVar[bool] = False
     """It says how the model's one input goes on, for `encoder.kind: autoregressive`: it reads that input's column."""
     weight: float = Field(default=1.0, gt=0)
@@ -78,7 +95,7 @@ class OutputSettings(Settings, ABC):
         """E, the width of its queries, over these input modules. Raises `SpecError` where they do not fit."""
 
     @property
-    def reads_columns(self) -> bool:
+    def names_columns(self) -> bool:
         """Whether it names its table columns itself."""
         return False
 
@@ -86,6 +103,16 @@ class OutputSettings(Settings, ABC):
     def of_input(self) -> str | None:
         """The input whose own values are the target, which is then in no column; None: the target is in columns."""
         return None
+
+    @property
+    def again(self) -> str | None:
+        """The input whose every element a hierarchy gives back, asked for by the input's positions; None: it asks."""
+        return None
+
+    @property
+    def hides(self) -> bool:
+        """Some elements of `of_input` are hidden, in training and scoring; what they were is the target (`hidden`)."""
+        return False
 
     def table_columns(self, name: str) -> list[str]:
         """The table columns that hold the target when the recipe maps none: its own name."""
@@ -123,8 +150,15 @@ class OutputSettings(Settings, ABC):
         """Parsed targets as a tensor with B rows."""
 
     def target_of(self, elements: Elements) -> Tensor:
-        """The target of a kind that has it from an input (`of_input`), with B rows."""
+        """The target of a kind that has it from an input (`of_input`) and hides nothing, with B rows."""
         raise AssertionError(f"targets of {type(self).__name__} are in columns")
+
+    def hidden(self, values: np.ndarray, mask: np.ndarray | None, seed: Sequence[int] | None) -> tuple[np.ndarray, Any]:
+        """Of a kind that `hides`: the values of one sample with some hidden, and the target.
+
+        seed: whole numbers ≥ 0, which alone decide; None: the values do, so that they are always scored alike.
+        """
+        raise AssertionError(f"{type(self).__name__} hides nothing")
 
     def soft(self, target: Tensor) -> Tensor:
         """A collated target as shares (B, K) that the loss takes too; a row of zeros where it is not known."""
@@ -207,6 +241,7 @@ class OneQuerySettings(OutputSettings, ABC):
     """What the kinds have that ask one learned query."""
 
     query: LearnedQuery = LearnedQuery()
+    head: Annotated[LinearHead | MlpHead, Field(discriminator="kind")] = LinearHead()
 
     @property
     def parted(self) -> bool:
@@ -224,12 +259,18 @@ class OneQuerySettings(OutputSettings, ABC):
 
 
 class OneQuery(Output, ABC):
-    """The module of a kind that asks one learned query and reads its answer by a linear head of `width`."""
+    """The module of a kind that asks one learned query and reads its answer by a head that gives `width` numbers."""
 
-    def __init__(self, query: LearnedQuery, sizes: Sizes, width: int) -> None:
+    def __init__(self, settings: OneQuerySettings, sizes: Sizes, width: int) -> None:
         super().__init__()
+        query = settings.query
         self.query = None if sizes.averaging else LearnedPosition((1,), sizes.query, query.init_std)
-        self.head = plain_linear(sizes.read, width, zero=sizes.averaging)
+        if isinstance(settings.head, LinearHead):
+            self.head = plain_linear(sizes.read, width, zero=sizes.averaging)
+        else:
+            hidden = settings.head.channels or sizes.read
+            last = plain_linear(hidden, width, zero=sizes.averaging)
+            self.head = nn.Sequential(plain_linear(sizes.read, hidden), nn.Tanh(), last)
 
     def queries(self, context: Context) -> Tensor:
         """(B, 1, E)."""
@@ -241,8 +282,9 @@ class OneQuery(Output, ABC):
         return 1
 
     def flops(self, elements: Mapping[str, int]) -> int:
-        """Those of the linear."""
-        return 2 * self.head.in_features * self.head.out_features
+        """Those of the linears."""
+        linears = [part for part in self.head.modules() if isinstance(part, nn.Linear)]
+        return sum(2 * linear.in_features * linear.out_features for linear in linears)
 
     def predict(self, answers: Tensor, context: Context) -> Tensor:
         """(B, width)."""

@@ -112,7 +112,7 @@ class CategoryHead(OneQuery):
 
     def __init__(self, settings: CategoryOutput, sizes: Sizes) -> None:
         assert settings.classes is not None, "built from complete settings"
-        super().__init__(settings.query, sizes, len(settings.classes))
+        super().__init__(settings, sizes, len(settings.classes))
         self.classes = settings.classes
         self.label_smoothing = settings.label_smoothing
 

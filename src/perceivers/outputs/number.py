@@ -34,7 +34,7 @@ class NumberOutput(OneQuerySettings):
     std: tuple[PositiveFloat, ...] | None = None
 
     @property
-    def reads_columns(self) -> bool:
+    def names_columns(self) -> bool:
         """Whether `columns` names them."""
         return self.columns is not None
 
@@ -107,7 +107,7 @@ class NumberHead(OneQuery):
     def __init__(self, settings: NumberOutput, sizes: Sizes) -> None:
         assert settings.mean is not None, "built from complete settings"
         assert settings.std is not None, "built from complete settings"
-        super().__init__(settings.query, sizes, len(settings.mean))
+        super().__init__(settings, sizes, len(settings.mean))
         self.columns = settings.columns
         self.several = len(settings.mean) > 1
         self.criterion = _LOSSES[settings.loss]

@@ -30,6 +30,11 @@ class ReconstructionOutput(OutputSettings):
         return self.input
 
     @property
+    def again(self) -> str | None:
+        """The input."""
+        return self.input
+
+    @property
     def averaged(self) -> bool:
         """It asks the decoder nothing, of whatever kind that is."""
         return True

@@ -1,31 +1,48 @@
 """`text` as an output: every byte of a text input, guessed where it is masked [P2 §4.1, masked language modelling]."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from perceivers.byte_tokens import MASK, VOCABULARY, ids_of, text_of, to_bytes
+from perceivers.byte_tokens import MASK, VOCABULARY, ids_of, text_of, to_bytes, word_spans
 from perceivers.cells import class_name
 from perceivers.elements import Elements
 from perceivers.errors import SpecError, missing_extra
 from perceivers.nn.lifted import Lifted
 from perceivers.nn.position import LearnedPosition
 from perceivers.outputs.base import Context, LearnedQuery, Output, OutputSettings, Sizes
+from perceivers.settings import Settings
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
 # The target of a byte that is not known.
 UNKNOWN = -1
+# Readings of a masked run that an answer holds.
+_GUESSES = 5
+
+
+class WordMask(Settings):
+    """Words, runs of bytes without white space, of which every byte is hidden [P2 App. F]."""
+
+    kind: Literal["words"] = "words"
+    share: float = Field(default=0.15, gt=0, le=1)
+    """Of the words of a text; one at least."""
 
 
 class TextOutput(OutputSettings):
     """The bytes of the text input `input`: one learned query a byte, read by that input's own embedding."""
 
+    apart: ClassVar[str] = (
+        " Or set mask: {kind: words} on the output: words of the input are then hidden, and are to be guessed."
+    )
     curves: ClassVar[tuple[str, ...]] = ("accuracy",)
     kind: Literal["text"] = "text"
     input: str = "text"
@@ -33,6 +50,24 @@ class TextOutput(OutputSettings):
     query: LearnedQuery = LearnedQuery()
     mask_queries: bool = True
     """Only bytes that are there are asked for; the others' queries read nothing [official MLM model]."""
+
+    mask: WordMask | None = None
+    """Masked language modelling: some of the input's own text is hidden in training and scoring, other words in each
+    epoch, in scoring always the same; they are the target. None: the target is in a column."""
+
+    @property
+    def of_input(self) -> str | None:
+        """The input, where some of it is hidden."""
+        return self.input if self.mask is not None else None
+
+    @property
+    def hides(self) -> bool:
+        """Whether words are hidden."""
+        return self.mask is not None
+
+    def table_columns(self, name: str) -> list[str]:
+        """Its own name; none where the target is what is hidden of the input."""
+        return [] if self.hides else [name]
 
     @property
     def asks_with(self) -> tuple[str, ...]:
@@ -53,6 +88,25 @@ class TextOutput(OutputSettings):
         """The ids of a text; none where it is not known."""
         text = value if isinstance(value, (str, bytes, bytearray)) else class_name(value)
         return np.zeros(0, np.int64) if text is None else ids_of(to_bytes(text))
+
+    def hidden(
+        self, values: np.ndarray, mask: np.ndarray | None, seed: Sequence[int] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (length, 1) with MASK for every byte of some words, and those bytes (length,), −1 elsewhere."""
+        assert self.mask is not None, "only asked of a kind that hides"
+        ids = values[:, 0] if mask is None else values[mask, 0]
+        spans = word_spans(ids)
+        shown, target = values.copy(), np.full(len(ids), UNKNOWN, np.int64)
+        if not len(spans):
+            return shown, target
+        if seed is None:
+            seed = (int(sha256(ids.astype("<i2").tobytes()).hexdigest(), 16),)
+        random = np.random.default_rng(seed)
+        count = max(round(self.mask.share * len(spans)), 1)
+        for start, stop in spans[random.choice(len(spans), count, replace=False)]:
+            target[start:stop] = ids[start:stop]
+            shown[start:stop] = MASK
+        return shown, target
 
     def fit(self, targets: Iterable[Any]) -> Self:
         """Nothing is learned from targets."""
@@ -114,7 +168,7 @@ class TextHead(Output):
         return F.linear(answers, _embedding(self.input, context.inputs).weight, self.bias)
 
     def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy in nats a byte, over the bytes that the model reads."""
+        """Mean cross-entropy in nats a byte, over the known bytes that the model reads: of a masked text the hidden."""
         wanted, known = self._known(target)
         logits = prediction[:, : wanted.shape[1]].float().transpose(1, 2)
         losses = F.cross_entropy(logits, wanted.clamp(min=0), reduction="none") * known
@@ -140,7 +194,10 @@ class TextHead(Output):
         metrics["bits_per_byte"].update(F.cross_entropy(logits, wanted[known], reduction="none") / np.log(2))
 
     def answer(self, name: str, prediction: Tensor, inputs: Mapping[str, Elements]) -> list[dict[str, Any]]:
-        """{name: the text with its masked bytes filled in, name_masked: [what was filled in, …]} a sample."""
+        """{name: the text with its masked bytes filled in, name_masked: [what was filled in, …], name_guesses: […]}.
+
+        The guesses are, of each run of masked bytes, [{"text", "probability"}, …], the likeliest first.
+        """
         rows = []
         likeliest = prediction.argmax(-1).cpu().numpy()
         read = inputs.get(self.input)
@@ -149,14 +206,36 @@ class TextHead(Output):
             masked = given == MASK
             filled = np.where(masked, guessed[: len(given)], given)
             edges = np.flatnonzero(np.diff(np.concatenate([[False], masked, [False]])))
-            runs = [text_of(filled[a:b]) for a, b in edges.reshape(-1, 2)]
-            rows.append({name: text_of(filled), f"{name}_masked": runs})
+            runs = edges.reshape(-1, 2)
+            guesses = [_likeliest(prediction[row, a:b]) for a, b in runs]
+            found = [text_of(filled[a:b]) for a, b in runs]
+            rows.append({name: text_of(filled), f"{name}_masked": found, f"{name}_guesses": guesses})
         return rows
 
     def _known(self, target: Tensor) -> tuple[Tensor, Tensor]:
         """The bytes that the model reads, and which are known. A text that the input cuts is cut here too."""
         wanted = target[:, : self.length]
         return wanted, wanted != UNKNOWN
+
+
+def _likeliest(logits: Tensor) -> list[dict[str, Any]]:
+    """The likeliest readings of a run of bytes (length, 262), as if each byte were drawn by itself.
+
+    That is what the model says of them: it guesses all masked bytes at once, none in the light of another.
+    """
+    best, ids = logits.float().log_softmax(-1).topk(_GUESSES)
+    # Each with its last byte and what stands before that, or a long run would be copied at each of its bytes.
+    kept: list[tuple[float, Any]] = [(0.0, None)]
+    for chances, tokens in zip(best.tolist(), ids.tolist(), strict=True):
+        longer = [(total + p, (run, i)) for total, run in kept for p, i in zip(chances, tokens, strict=True)]
+        kept = sorted(longer, key=lambda item: -item[0])[:_GUESSES]
+    return [{"text": text_of(reversed([*_backwards(run)])), "probability": math.exp(total)} for total, run in kept]
+
+
+def _backwards(run: Any) -> Iterator[int]:
+    while run is not None:
+        run, token = run
+        yield token
 
 
 def _embedding(name: str, inputs: Mapping[str, nn.Module]) -> nn.Embedding:

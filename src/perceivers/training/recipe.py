@@ -57,6 +57,9 @@ class TrainingSettings(Settings):
     """Stop after this many looks without a better score; None: never."""
     log_every: PositiveInt = 10
     """Steps between lines of metrics.jsonl."""
+    start_from: str | None = None
+    """A model directory or run folder to begin with, relative to the recipe: weights of the same names and shapes are
+    taken over, and statistics and classes of the inputs. None: all weights are drawn."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of weights, order, augmentation and dropout."""
     threads: PositiveInt | None = None
@@ -114,6 +117,13 @@ class Recipe(Settings):
                     raise ValueError(
                         f"training.{part} names '{name}', which is no input.{near_miss(name, self.model.inputs)}"
                     )
+        for name, setting in self.training.augment.items():
+            told = [output for output, kind in self.model.outputs.items() if kind.of_input != name]
+            if told and self.model.inputs[name].companions(setting):
+                raise ValueError(
+                    f"training.augment.{name} puts several samples together, so the target of output '{told[0]}' would "
+                    "be that of one of them; leave it out, or have only outputs that guess what is hidden of the input"
+                )
         if len(self.model.inputs) == 1 and any(self.training.input_dropout.values()):
             raise ValueError(
                 "training.input_dropout does nothing with one input: a sample never loses all that it has; leave it out"
