@@ -13,7 +13,8 @@ Nothing executable, nothing pickled.
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ FORMAT = 1
 MOST_TEXT_BYTES = 64 * 2**20
 # Of files, in a message.
 _MOST_NAMES = 10
+# Spec, header and tensors.
+Stored = tuple[Spec, Mapping[str, Any], dict[str, torch.Tensor]]
 # Steps of an encoder; the deepest published one has 68.
 MOST_STEPS = 10_000
 
@@ -91,29 +94,43 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Model:
     """
     device = checked_device(device)
     folder = find_model(Path(folder))
-    entry = _check_files(folder)
-    try:
-        model, found = _read(folder, device)
-    except (ModelError, SpecError):
-        # That the file was changed says more than what is wrong in it.
-        _check_entry(folder / WEIGHTS, entry, _entry(folder / WEIGHTS))
-        raise
-    _check_entry(folder / WEIGHTS, entry, found)
+    with _as_saved(folder) as (spec, header, tensors):
+        model = build(spec, device="meta")
+        _check_tensors(model, tensors, folder / WEIGHTS)
+        fill(model, {name: tensor.to(device) for name, tensor in tensors.items()})
+        model.trained = _trained(header, folder / WEIGHTS)
     _warn_of_absence(model, folder)
     return model.eval()
 
 
-def _read(folder: Path, device: torch.device) -> tuple[Model, dict[str, Any]]:
-    """The model in `folder`, and the manifest's entry that its weights should have."""
-    spec = as_spec(read_json(folder / SPEC), str(folder / SPEC))
-    header = read_header(folder / WEIGHTS)
-    _check_size(spec, header, folder)
-    tensors, sha256 = read_tensors(folder / WEIGHTS, header)
-    model = build(spec, device="meta")
-    _check_tensors(model, tensors, folder / WEIGHTS)
-    fill(model, {name: tensor.to(device) for name, tensor in tensors.items()})
-    model.trained = _trained(header, folder / WEIGHTS)
-    return model, {"bytes": (folder / WEIGHTS).stat().st_size, "sha256": sha256()}
+def read_stored(folder: Path) -> Stored:
+    """The spec, the weights file's header and the weights of a model directory, which need not fit each other.
+
+    Raises `ModelError` that names the file which is missing or altered.
+    """
+    with _as_saved(folder) as stored:
+        return stored
+
+
+@contextmanager
+def _as_saved(folder: Path) -> Iterator[Stored]:
+    """What a model directory holds. That its weights are not those that were saved is found only at the end.
+
+    Hashing takes about as long as what is done within. That a file was changed says more than what is wrong in it, so
+    that is said first.
+    """
+    entry = _check_files(folder)
+    try:
+        spec = as_spec(read_json(folder / SPEC), str(folder / SPEC))
+        header = read_header(folder / WEIGHTS)
+        _check_size(spec, header, folder)
+        tensors, sha256 = read_tensors(folder / WEIGHTS, header)
+        yield spec, header, tensors
+    except (ModelError, SpecError):
+        _check_entry(folder / WEIGHTS, entry, _entry(folder / WEIGHTS))
+        raise
+    found = {"bytes": (folder / WEIGHTS).stat().st_size, "sha256": sha256()}
+    _check_entry(folder / WEIGHTS, entry, found)
 
 
 def checked_device(device: torch.device | str) -> torch.device:
@@ -239,7 +256,8 @@ def _trained(header: Mapping[str, Any], path: Path) -> Trained | None:
         splits = {str(name): str(digest) for name, digest in about["splits"].items()}
         # Of models saved before shares were kept it is known only that there was some absence.
         absent = about["absent"] if "absent" in about else dict.fromkeys(about["absence_seen"], 1.0)
-        return Trained({str(name): float(share) for name, share in absent.items()}, splits)
+        begun = tuple(str(line) for line in about.get("begun_with", ()))
+        return Trained({str(name): float(share) for name, share in absent.items()}, splits, begun)
     except (AttributeError, TypeError, ValueError, KeyError, RecursionError):
         raise ModelError(f"'{path}' has a damaged safetensors header.") from None
 

@@ -18,6 +18,8 @@ def model_card(model: Model, recipe: Recipe, rows: int, scores: Scores | None, s
         f"Data: {recipe.data.source or 'files'}, {rows:,} training samples. Steps: {step}.",
         "",
     ]
+    if model.trained is not None and model.trained.begun_with:
+        lines += [*(f"- {line.strip()}" for line in model.trained.begun_with), ""]
     if scores is None:
         lines += ["There was no validation split, so these are the last weights and no score is known.", ""]
     else:

@@ -174,6 +174,7 @@ class Training(pl.LightningModule):
             "made_with": made_with(self.device),
             "samples": self.samples,
             "splits": dict(self.model.trained.splits) if self.model.trained else {},
+            "begun_with": list(self.model.trained.begun_with) if self.model.trained else [],
             "spec": self.model.spec.model_dump(mode="json"),
             "model": dict(self.model.state_dict()),
             "optimiser": self._optimiser().state_dict(),

@@ -16,13 +16,12 @@ from perceivers.training.checkpoints import latest_checkpoint
 from perceivers.training.recipe import Recipe, read_recipe
 from perceivers.training.reporter import Reporter
 from perceivers.training.schedules import lr_factor
+from perceivers.training.start import LEARNED
 
 # Settings that a resumed run may have changed: they say how long, where and how it is reported, not what was done.
 MAY_CHANGE = {f"training.{n}" for n in ("epochs", "steps", "patience", "log_every", "save_every", "accelerator")}
 MAY_CHANGE |= {"data.source", "data.splits.train", "data.splits.validation", "data.splits.test"}
 MAY_CHANGE |= {"data.workers", "data.keep_bytes", "evaluation.split", "evaluation.batch_size"}
-# What training data tells when a recipe does not.
-LEARNED = {"mean", "std", "classes"}
 # What training writes into a run folder by way of temporary files.
 WRITTEN = ("recipe.yaml", "metrics.jsonl", "curves.png", "skipped.csv", "model")
 

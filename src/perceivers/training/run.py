@@ -32,6 +32,7 @@ from perceivers.training.reporter import Reporter, clock
 from perceivers.training.resumption import check_free, check_same_data, open_run
 from perceivers.training.schedules import lr_factor
 from perceivers.training.scoring import Scores
+from perceivers.training.start import begin_with, inputs_of, located, read_start
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def _train(recipe: Recipe, base: Path, resume: bool, lock: RunLock, reporter: Re
     """The finished `Training`. The lock is taken at once to resume, for a new run when its folder is made."""
     run = lock.run
     _check_packages()
+    recipe = located(recipe, base)
     if recipe.training.accelerator == "gpu" and not torch.accelerator.is_available():
         raise TrainingError("training.accelerator is gpu, but torch finds none here; set auto or cpu.")
     with _disk(run):
@@ -91,8 +93,10 @@ def _train(recipe: Recipe, base: Path, resume: bool, lock: RunLock, reporter: Re
             state = None
     if recipe.training.threads is not None:
         torch.set_num_threads(recipe.training.threads)
+    # A run that goes on has those weights in it already.
+    begun = read_start(Path(recipe.training.start_from)) if recipe.training.start_from and state is None else None
     try:
-        prepared = prepare(recipe.data, recipe.model.inputs, recipe.model.outputs, base, reporter.advance)
+        prepared = prepare(recipe.data, inputs_of(recipe, begun, state), recipe.model.outputs, base, reporter.advance)
     except FaultyRowsError as error:
         raise _all_listed(error, run.with_name(f"{run.name}-bad-rows.csv")) from None
     finally:
@@ -104,11 +108,25 @@ def _train(recipe: Recipe, base: Path, resume: bool, lock: RunLock, reporter: Re
     )
     model = build(recipe.model, seed=recipe.training.seed)
     _save_memory(model, recipe, reporter)
+    told = ()
     if state is not None:
         check_same_data(state, recipe, prepared, run)
         model.load_state_dict(state["model"])
+        told = tuple(state.get("begun_with", ()))
+    elif begun is not None:
+        told = begin_with(model, begun)
+        for line in told:
+            reporter.note(line)
+    model.trained = _trained(recipe, prepared, told)
     with _disk(run):
         return _fit(model, recipe, lock, prepared, reporter, resume, state)
+
+
+def _trained(recipe: Recipe, prepared: Prepared, begun_with: tuple[str, ...]) -> Trained:
+    """What is known of the training before it begins."""
+    split, dropout = prepared.splits[TRAIN], recipe.training.input_dropout
+    absent = {name: _absent(split, name, dropout.get(name, 0.0)) for name in sorted(prepared.inputs)}
+    return Trained(absent, {name: split_digest(part) for name, part in prepared.splits.items()}, begun_with)
 
 
 def _check_packages() -> None:
@@ -231,8 +249,6 @@ def _fit(
 
     run, settings, split = lock.run, recipe.training, prepared.splits[TRAIN]
     steps = settings.total_steps(len(split))
-    absent = {name: _absent(split, name, settings.input_dropout.get(name, 0.0)) for name in sorted(prepared.inputs)}
-    model.trained = Trained(absent, {name: split_digest(part) for name, part in prepared.splits.items()})
     text = recipe_text(recipe)
 
     def save_best(best: Model, scores: Scores | None, step: int) -> None:
