@@ -281,3 +281,15 @@ def test_an_mlp_head_reads_the_answer():
     averaged = build(spec(outputs__label__head={"kind": "mlp"}, decoder={"kind": "average"}))
     assert not averaged([{"facts": {"age": 3}}])["label"].any()
     np.testing.assert_equal(averaged.outputs["label"].query, None)
+
+
+def test_texts_may_come_from_other_columns(tmp_path):
+    """A byte means the same in each, so a pair of sentences begins with a model of single ones."""
+    text = {"kind": "text", "length": 8, "channels": 8}
+    own, other, told = started(
+        tmp_path,
+        spec(inputs={"text": {**text, "columns": ["a", "b"]}}),
+        spec(inputs={"text": text}),
+    )
+    assert equal(own, other, "")
+    assert "new here" not in told

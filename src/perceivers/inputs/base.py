@@ -120,6 +120,8 @@ class InputSettings(Settings, ABC):
     """A string cell may be a path, which is relative to its table."""
     reads_columns: ClassVar[bool] = False
     """It names its table columns itself, as `table_columns` gives them; each cell of one is masked by itself."""
+    columnwise: ClassVar[bool] = False
+    """Its columns have statistics and weights of their own, so that those of other columns mean nothing to it."""
     augmentation: ClassVar[type[Settings] | None] = None
     """The settings that say how a training sample is changed; None: it never is. Then listed in `AnyAugmentation`."""
     mixable: ClassVar[bool] = False

@@ -18,6 +18,7 @@ class CategoryInput(InputSettings):
     """Columns of classes. A class that the training split never held tells the model nothing, so it is masked."""
 
     reads_columns: ClassVar[bool] = True
+    columnwise: ClassVar[bool] = True
     drafted_name: ClassVar[str] = "categories"
     kind: Literal["category"] = "category"
     columns: Names

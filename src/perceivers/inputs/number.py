@@ -18,6 +18,7 @@ class NumberInput(InputSettings):
     """Numeric columns of a table, in their own units; standardised inside the model."""
 
     reads_columns: ClassVar[bool] = True
+    columnwise: ClassVar[bool] = True
     drafted_name: ClassVar[str] = "numbers"
     kind: Literal["number"] = "number"
     columns: Names

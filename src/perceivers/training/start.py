@@ -1,7 +1,7 @@
 """Beginning with another model's weights (`training.start_from`): what has the same name and shape is taken over."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def with_learned(inputs: Mapping[str, InputSettings], learned: Mapping[str, Inpu
     found = {}
     for name, kind in inputs.items():
         other, changes = learned.get(name), {}
-        if other is not None and _same(kind, other, ("columns", "channels")):
+        if other is not None and _same(kind, other, ("channels",)):
             wanted = [field for field in LEARNED if getattr(kind, field, 0) is None]
             changes = {field: getattr(other, field) for field in wanted if getattr(other, field) is not None}
         found[name] = kind.with_changes(**changes) if changes else kind
@@ -149,14 +149,16 @@ def _alike_parts(own: Spec, other: Spec) -> set[str]:
     """The parts of which a weight of the same name and shape means the same."""
     found = {"encoder", "decoder", "fusion", "query_fusion", "core"}
     for name, kind in own.inputs.items():
-        if name in other.inputs and _same(kind, other.inputs[name], ("columns", "classes")):
+        if name in other.inputs and _same(kind, other.inputs[name], ("classes",)):
             found.add(f"inputs.{name}")
     for name, kind in own.outputs.items():
-        if name in other.outputs and _same(kind, other.outputs[name], ("columns", "classes")):
+        if name in other.outputs and _same(kind, other.outputs[name], ("classes", "columns")):
             found.add(f"outputs.{name}")
     return found
 
 
-def _same(kind: Any, other: Any, fields: Iterable[str]) -> bool:
-    """Whether two are of one kind and equal in those fields, of which a kind need not have all."""
+def _same(kind: Any, other: Any, fields: tuple[str, ...]) -> bool:
+    """Whether two are of one kind and equal in those fields, of which a kind need not have all, and in columns."""
+    if isinstance(kind, InputSettings) and kind.columnwise:
+        fields = (*fields, "columns")
     return type(kind) is type(other) and all(getattr(kind, n, None) == getattr(other, n, None) for n in fields)
