@@ -101,7 +101,7 @@ class LabelsHead(OneQuery):
 
     def __init__(self, settings: LabelsOutput, sizes: Sizes) -> None:
         assert settings.classes is not None, "built from complete settings"
-        super().__init__(settings.query, sizes, len(settings.classes))
+        super().__init__(settings, sizes, len(settings.classes))
         self.classes = settings.classes
 
     def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
