@@ -25,6 +25,8 @@ _IMAGENET: dict[str, Any] = {
     "mean": [0.485 * 255, 0.456 * 255, 0.406 * 255],
     "std": [0.229 * 255, 0.224 * 255, 0.225 * 255],
 }
+# As DeepMind's notebook of the released models reads a photograph.
+_AS_RELEASED: dict[str, Any] = {"resize": "centre_clamped"}
 _CLASSES = {"kind": "category", "classes": [f"class_{i:03d}" for i in range(1000)]}
 _LATENTS = {"count": 512, "channels": 1024}
 _TOWER = {"blocks": 8, "layers": 6, "block_sharing": "all", "cross": {"heads": 1}, "self_attend": {"heads": 8}}
@@ -67,10 +69,11 @@ def _imagenet(image: Mapping[str, Any], encoder: Mapping[str, Any], decoder: Map
 
 _AVERAGE = {"kind": "average"}
 _LEARNED = {
+    **_AS_RELEASED,
     "lift": {"kind": "conv1x1", "channels": 256},
     "position": {"kind": "learned", "channels": 256, "project": 256},
 }
-_CONV = {"lift": {"kind": "conv", "channels": 64}, "position": _fourier(64)}
+_CONV = {**_AS_RELEASED, "lift": {"kind": "conv", "channels": 64}, "position": _fourier(64)}
 _INTERLEAVED = {"cross_attends": 8, "interleaved": True, "cross_sharing": "after_first"}
 
 _LANGUAGE: dict[str, Any] = {
@@ -173,7 +176,7 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             "perceiver-io-imagenet-fourier",
-            _imagenet({"position": _fourier(64)}, {}, {"kind": "cross_attend", "query_residual": True}),
+            _imagenet({**_AS_RELEASED, "position": _fourier(64)}, {}, {"kind": "cross_attend", "query_residual": True}),
             48_440_627,
             P2,
             "Table 7, 2D Fourier features; released checkpoint",

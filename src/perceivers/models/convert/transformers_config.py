@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from perceivers.errors import ModelError
+from perceivers.inputs.resize import Resize
 from perceivers.settings import Settings
 
 # What any published one could have; larger numbers are damage.
@@ -105,13 +106,23 @@ class Picture(_Theirs):
     image_mean: tuple[float, float, float] = _IMAGENET_MEAN
     image_std: tuple[float, float, float] = _IMAGENET_STD
     size: Size | Mapping[str, int] = 224
+    do_center_crop: bool = True
+    crop_size: Size | Mapping[str, int] = 256
 
     def height_width(self) -> tuple[int, int]:
         """What images are scaled to."""
-        if isinstance(self.size, int):
-            return self.size, self.size
-        shortest = self.size.get("shortest_edge", 224)
-        return self.size.get("height", shortest), self.size.get("width", shortest)
+        return _sides(self.size, 224)
+
+    def resize(self, deviations: bool) -> Resize:
+        """How images are brought to that size: theirs is antialiased, that of DeepMind's notebook is not.
+
+        Shares of the shorter side other than 224 of 256 and all of it are none here; they are read as all of it.
+        """
+        if not self.do_center_crop:
+            return "stretch"
+        if _sides(self.crop_size, 256) != _cut_to(self.height_width()):
+            return "crop"
+        return "centre_antialiased" if deviations else "centre_clamped"
 
     def statistics(self) -> dict[str, list[float]]:
         """Mean and standard deviation a channel, in the units of 8-bit images."""
@@ -121,14 +132,28 @@ class Picture(_Theirs):
         return {"mean": [m * unit for m in mean], "std": [s * unit for s in std]}
 
 
-def picture_json(size: Sequence[int], mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+def _cut_to(size: Sequence[int]) -> tuple[int, int]:
+    """Their crop_size for 7/8 of the shorter side: 256 for 224."""
+    height, width = size
+    return round(8 * height / 7), round(8 * width / 7)
+
+
+def _sides(given: int | Mapping[str, int], default: int) -> tuple[int, int]:
+    if isinstance(given, int):
+        return given, given
+    shortest = given.get("shortest_edge", default)
+    return given.get("height", shortest), given.get("width", shortest)
+
+
+def picture_json(size: Sequence[int], mean: Sequence[float], std: Sequence[float], resize: Resize) -> dict[str, Any]:
     """preprocessor_config.json for images of that size, mean and standard deviation in the units of 8-bit images."""
     height, width = size
+    # They cut the middle `size / crop_size` of the shorter side out; `crop` takes all of it, the others 7/8.
+    crop = _cut_to(size) if resize.startswith("centre") else size
     return {
         "image_processor_type": "PerceiverImageProcessor",
-        "do_center_crop": True,
-        # They cut the middle `size / crop_size` of the shorter side out; this library all of it.
-        "crop_size": {"height": height, "width": width},
+        "do_center_crop": resize != "stretch",
+        "crop_size": {"height": crop[0], "width": crop[1]},
         "do_resize": True,
         "size": {"height": height, "width": width},
         "do_rescale": True,

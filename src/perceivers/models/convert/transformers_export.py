@@ -291,7 +291,7 @@ def _beside(spec: Spec) -> dict[str, dict[str, Any]]:
     """The files from which transformers makes what prepares raw values."""
     given = _only_input(spec)
     if given["kind"] == "image":
-        return {PICTURE: picture_json(given["size"], given["mean"], given["std"])}
+        return {PICTURE: picture_json(given["size"], given["mean"], given["std"], given["resize"])}
     if given["kind"] == "text":
         return {TOKENIZER: {"tokenizer_class": "PerceiverTokenizer", "model_max_length": given["length"]}}
     return {}

@@ -68,8 +68,9 @@ def _label(config: Config) -> dict[str, Any]:
     return {"kind": "category", "classes": list(names)}
 
 
-def _image(config: Config, size: tuple[int, int], picture: Picture, lift: Given, position: Given) -> dict[str, Any]:
-    image = {"kind": "image", "size": list(size), "channels": 3, "resize": "crop", **picture.statistics()}
+def _image(size: tuple[int, int], picture: Picture, deviations: bool, lift: Given, position: Given) -> dict[str, Any]:
+    resize = picture.resize(deviations)
+    image = {"kind": "image", "size": list(size), "channels": 3, "resize": resize, **picture.statistics()}
     return {"image": {**image, "lift": dict(lift), "position": dict(position)}}
 
 
@@ -78,21 +79,21 @@ def _fourier(resolution: int, deviations: bool) -> dict[str, Any]:
 
 
 def _fourier_image(config: Config, picture: Picture, deviations: bool) -> dict[str, Any]:
-    inputs = _image(config, picture.height_width(), picture, {"kind": "pixels"}, _fourier(224, deviations))
+    inputs = _image(picture.height_width(), picture, deviations, {"kind": "pixels"}, _fourier(224, deviations))
     return _spec(config, deviations, inputs, {"label": _label(config)}, {"query_residual": True})
 
 
 def _learned_image(config: Config, picture: Picture, deviations: bool) -> dict[str, Any]:
     lift = {"kind": "conv1x1", "channels": 256}
     position = {"kind": "learned", "channels": 256, "project": 256}
-    inputs = _image(config, (config.image_size, config.image_size), picture, lift, position)
+    inputs = _image((config.image_size, config.image_size), picture, deviations, lift, position)
     # DeepMind's notebook, which is the checkpoint's own config, has no residual; theirs has.
     return _spec(config, deviations, inputs, {"label": _label(config)}, {"query_residual": deviations})
 
 
 def _conv_image(config: Config, picture: Picture, deviations: bool) -> dict[str, Any]:
     lift = {"kind": "conv", "channels": 64, "padding": "transformers" if deviations else "same"}
-    inputs = _image(config, picture.height_width(), picture, lift, _fourier(56, deviations))
+    inputs = _image(picture.height_width(), picture, deviations, lift, _fourier(56, deviations))
     return _spec(config, deviations, inputs, {"label": _label(config)}, {"query_residual": True})
 
 
