@@ -25,6 +25,7 @@ from perceivers.inputs import Sample, unknown_input
 from perceivers.models.model import Model
 from perceivers.models.weights import RECIPE, find_model, load
 from perceivers.outputs import Output
+from perceivers.outputs.base import likeliest
 from perceivers.plain_yaml import read_yaml
 from perceivers.settings import parse_settings
 from perceivers.sources import Source
@@ -37,16 +38,26 @@ class Predictor:
     """A loaded model that answers raw values. `model`: a model directory, a run folder or a `Model`.
 
     `predictor({"photo": "cat.png", "age": {"years": 3}})` answers one sample; inputs that are left out are absent.
-    A value may be a `Source`, or a file that is read as one.
+    A value may be a `Source`, or a file that is read as one. top: of many classes an answer has the probabilities of
+    only so many, the likeliest first.
     """
 
-    def __init__(self, model: "str | Path | Model", device: torch.device | str = "cpu", batch_size: int = 64) -> None:
+    def __init__(
+        self,
+        model: "str | Path | Model",
+        device: torch.device | str = "cpu",
+        batch_size: int = 64,
+        top: int | None = None,
+    ) -> None:
+        if top is not None and top < 1:
+            raise DataError(f"top is {top}; wanted the number of classes that an answer has, 1 or more.")
         columns: Mapping[str, str] = {}
         if not isinstance(model, Model):
             folder = find_model(Path(model))
             model, columns = load(folder, device), _columns(folder)
         self.model = model.eval()
         self.batch_size = batch_size
+        self.top = top
         # What the inputs of all rows answered so far lacked.
         self.missing = Missing(self.model.spec.inputs)
         self.range = Range(self.model.spec.inputs)
@@ -260,7 +271,7 @@ class Predictor:
                 output = self.model.outputs[name]
                 assert isinstance(output, Output), "outputs are Outputs"
                 for answer, part in zip(answers, output.answer(name, prediction, batch.inputs), strict=True):
-                    answer.update(part)
+                    answer.update(part if self.top is None else likeliest(part, f"{name}_probabilities", self.top))
                 lost = (~prediction.flatten(1).isfinite().all(-1)).nonzero().flatten().tolist()
                 failed.update(
                     dict.fromkeys(lost, f"'{name}' has no finite answer; look for extreme values in the row.")

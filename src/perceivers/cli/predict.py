@@ -15,6 +15,9 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file --out that exists.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row; --out is not written.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Of many classes, only so many probabilities, the likeliest first.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Answer rows in the order given. A row that cannot be read becomes a row with an `error`; exit 1 if all do."""
@@ -25,7 +28,7 @@ def predict(
     if out is not None:
         check_output(out, inputs, overwrite)
     reporter = Reporter(quiet)
-    predictor = Predictor(model, device)
+    predictor = Predictor(model, device, top=top)
     if inputs == ["-"]:
         rows = predictor.lines(sys.stdin.buffer, strict)
         if out is not None:

@@ -27,7 +27,9 @@ _IMAGENET: dict[str, Any] = {
 }
 # As DeepMind's notebook of the released models reads a photograph.
 _AS_RELEASED: dict[str, Any] = {"resize": "centre_clamped"}
-_CLASSES = {"kind": "category", "classes": [f"class_{i:03d}" for i in range(1000)]}
+# By number, so that a preset needs no other package; weights that are imported get their names.
+IMAGENET_CLASSES = tuple(f"class_{i:03d}" for i in range(1000))
+_CLASSES = {"kind": "category", "classes": list(IMAGENET_CLASSES)}
 _LATENTS = {"count": 512, "channels": 1024}
 _TOWER = {"blocks": 8, "layers": 6, "block_sharing": "all", "cross": {"heads": 1}, "self_attend": {"heads": 8}}
 

@@ -303,3 +303,11 @@ def masked_mean(losses: Tensor, known: Tensor) -> Tensor:
     """The mean over examples with a target; 0, with a gradient of 0, when there is none."""
     total = torch.where(known, losses, losses.new_zeros(())).sum()
     return total / known.sum().clamp(min=1)
+
+
+def likeliest(answer: Mapping[str, Any], key: str, count: int) -> dict[str, Any]:
+    """`answer` with only the largest of the probabilities by class under `key`, largest first; all else as it is."""
+    if not isinstance(answer.get(key), Mapping):
+        return dict(answer)
+    ranked = sorted(answer[key].items(), key=lambda item: item[1], reverse=True)
+    return {**answer, key: dict(ranked[:count])}

@@ -11,6 +11,7 @@ from perceivers.models.convert.autoregressive import autoregressive_entries
 from perceivers.models.convert.deepmind import IGNORED
 from perceivers.models.convert.deepmind import entries as perceiver_entries
 from perceivers.models.convert.folders import CONFIG
+from perceivers.models.convert.imagenet import with_class_names
 from perceivers.models.convert.mapping import Entry, assembled
 from perceivers.models.convert.read import read_weights
 from perceivers.models.convert.transformers import import_transformers
@@ -43,10 +44,10 @@ def import_weights(
 ) -> Path:
     """Write the model directory `out` of the official weights in `source`; returns it.
 
-    preset: the published model whose weights they are. spec: of another one; plain data, or a JSON or YAML file. A
-    transformers folder needs neither: its config says it. deviations: of such, compute what that library does where it
-    differs from DeepMind's code (`import_transformers`). Raises `SpecError` for what is missing or too much of these,
-    and `ModelError` as `official` and `save`, with nothing written.
+    preset: the published model whose weights they are; classes of ImageNet get their names. spec: of another one;
+    plain data, or a JSON or YAML file. A transformers folder needs neither: its config says it. deviations: of such,
+    compute what that library does where it differs from DeepMind's code (`import_transformers`). Raises `SpecError`
+    for what is missing or too much of these, and `ModelError` as `official` and `save`, with nothing written.
     """
     if (Path(source) / CONFIG).is_file() and not is_model(Path(source)):
         if preset is not None or spec is not None:
@@ -60,7 +61,7 @@ def import_weights(
         raise SpecError("give either the preset or the spec of these weights: --preset NAME or --spec FILE.")
     known = None if preset is None else preset_called(preset)
     if known is not None:
-        spec = known.build_spec()
+        spec = with_class_names(known.build_spec())
     elif isinstance(spec, (str, Path)):
         spec = _spec_in(Path(spec))
     assert spec is not None, "one of the two"

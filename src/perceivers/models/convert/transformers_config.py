@@ -4,7 +4,6 @@ Keys that say nothing of the model (`transformers_version`, and those that old v
 that old versions did not have yet have the defaults that transformers gives them.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -12,6 +11,7 @@ from pydantic import ConfigDict, Field
 
 from perceivers.errors import ModelError
 from perceivers.inputs.resize import Resize
+from perceivers.models.convert.imagenet import unique_names
 from perceivers.settings import Settings
 
 # What any published one could have; larger numbers are damage.
@@ -93,8 +93,7 @@ class Config(_Theirs):
         listed = [names.get(n, f"LABEL_{n}") for n in range(count)]
         if set(names) - set(range(count)):
             raise ModelError(f"config.json: id2label has the numbers {sorted(names)[:10]}; wanted 0 to {count - 1}.")
-        twice = {name for name, times in Counter(listed).items() if times > 1}
-        return tuple(f"{name} ({n})" if name in twice else name for n, name in enumerate(listed))
+        return unique_names(listed)
 
 
 class Picture(_Theirs):
