@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from perceivers.models.build import build as build
     from perceivers.models.convert import read_weights as read_weights
     from perceivers.models.presets import presets as presets
+    from perceivers.models.resize import resized as resized
     from perceivers.models.weights import load as load
     from perceivers.optical_flow import flow_picture as flow_picture
     from perceivers.optical_flow import optical_flow as optical_flow
@@ -32,6 +33,7 @@ _PUBLIC = {
     "load": "perceivers.models.weights",
     "presets": "perceivers.models.presets",
     "read_weights": "perceivers.models.convert",
+    "resized": "perceivers.models.resize",
     "init": "perceivers.training.draft",
     "draft_recipe": "perceivers.training.draft",
     "plan": "perceivers.training.plan",
@@ -68,6 +70,7 @@ __all__ = [
     "predict",
     "presets",
     "read_weights",
+    "resized",
     "tables",
     "train",
 ]

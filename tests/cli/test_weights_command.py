@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from perceivers.models import convert
+from perceivers.models.build import build
+from perceivers.models.weights import load
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "data"
 CONV = GOLDEN / "imagenet_conv_like.pystate"
@@ -86,3 +88,23 @@ def test_what_is_nested_too_deep_to_print(call, monkeypatch):
 def test_what_is_not_there(call):
     done = call("weights", "show", "nothing.pickle")
     assert (done.code, done.err) == (1, "error: there is no file or folder 'nothing.pickle'.\n")
+
+
+def test_resize(call, tmp_path):
+    image = {
+        "kind": "image",
+        "size": [4, 4],
+        "channels": 1,
+        "mean": [0.0],
+        "std": [1.0],
+        "position": {"kind": "learned"},
+    }
+    spec = {"inputs": {"image": image}, "outputs": {"label": {"kind": "category", "classes": ["a", "b"]}}}
+    build(spec, seed=0).save(tmp_path / "small")
+    done = call("weights", "resize", "small", "image=6,8", "--out", "large")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("large: ")
+    assert load(tmp_path / "large").spec.inputs["image"].size == (6, 8)
+    done = call("weights", "resize", "small", "image=6", "--out", "other")
+    assert done.code == 1
+    assert "input 'image' has 2 axes (4 × 4 now); got (6,)" in done.err

@@ -23,7 +23,7 @@ CALLS = {
     "plan": ["plan"],
     "presets": ["presets"],
     "data": ["data_sets", "tables", "picture_grid"],
-    "weights": ["read_weights"],
+    "weights": ["read_weights", "resized"],
 }
 
 

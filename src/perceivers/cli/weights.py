@@ -59,6 +59,19 @@ def import_(
 
 
 @app.command()
+def resize(
+    model: Annotated[Path, typer.Argument(help="A model directory or a run folder.")],
+    sizes: Annotated[list[str], typer.Argument(help="input=size, such as image=288,288 or text=4096.")],
+    out: Annotated[Path, typer.Option("--out", help="The model directory to write.")],
+) -> None:
+    """Make a model for inputs of another size; learned positions are interpolated, nothing is trained."""
+    from perceivers.models.resize import resize_folder, size_of
+
+    made = resize_folder(model, dict(size_of(text) for text in sizes), out)
+    print(f"{made}: {sum(p.stat().st_size for p in made.iterdir()):,} bytes; measure its scores anew")
+
+
+@app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="A model directory or a run folder.")],
     out: Annotated[Path, typer.Option("--out", help="The folder to write.")],

@@ -165,6 +165,10 @@ class AudioInput(ChannelInput):
         """(samples,)."""
         return (self.samples,)
 
+    def of_size(self, size: tuple[int, ...]) -> Self:
+        """With so many samples."""
+        return self.with_changes(samples=size[0])
+
     def raw_numbers(self, elements: int) -> int:
         """Every channel of every sample."""
         return self.samples * self.channels

@@ -217,6 +217,14 @@ class InputSettings(Settings, ABC):
         """The grid of a sample before the lift; None where there is none."""
         return None
 
+    def own_size(self) -> tuple[int, ...] | None:
+        """The size that `of_size` changes, a number an axis; None: there is none."""
+        return self.raw_grid()
+
+    def of_size(self, size: tuple[int, ...]) -> Self:
+        """These settings for samples of another size, of as many axes. Asked only of kinds that have one."""
+        raise AssertionError(f"{type(self).__name__} has no size")
+
     def plain_patch(self) -> tuple[int, ...] | None:
         """Raw cells an axis of an element that is nothing but their standardised values; None: it is something else.
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, PositiveInt
@@ -136,6 +136,10 @@ class ImageInput(ChannelInput):
     def raw_grid(self) -> tuple[int, ...]:
         """Height and width."""
         return self.size
+
+    def of_size(self, size: tuple[int, ...]) -> Self:
+        """With that size."""
+        return self.with_changes(size=size)
 
     def plain_patch(self) -> tuple[int, ...] | None:
         """Of pixels, and of patches without a linear behind them."""

@@ -84,6 +84,10 @@ class ImagePairInput(InputSettings):
         """Height and width."""
         return self.size
 
+    def of_size(self, size: tuple[int, ...]) -> Self:
+        """With that size."""
+        return self.with_changes(size=size)
+
     def raw_numbers(self, elements: int) -> int:
         """Every channel of every pixel of both."""
         return 2 * self.channels * math.prod(self.size)

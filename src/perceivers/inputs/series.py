@@ -205,6 +205,11 @@ class SeriesInput(ChannelInput):
         """(time steps,); None for an irregular series."""
         return None if self.rate is None else (self.steps,)
 
+    def of_size(self, size: tuple[int, ...]) -> Self:
+        """With so many time steps."""
+        assert self.rate is not None, "only a regular series has a grid"
+        return self.with_changes(seconds=size[0] / self.rate)
+
     def plain_patch(self) -> tuple[int, ...] | None:
         """Of time steps, and of patches without a linear behind them, of a regular series."""
         return None if self.rate is None else plain_patch(self.lift, 1)

@@ -93,6 +93,14 @@ class TextInput(InputSettings):
         """M: one element a byte."""
         return self.length
 
+    def own_size(self) -> tuple[int, ...]:
+        """(bytes,)."""
+        return (self.length,)
+
+    def of_size(self, size: tuple[int, ...]) -> Self:
+        """With so many bytes."""
+        return self.with_changes(length=size[0])
+
     def collate(self, samples: Sequence[Sample | None]) -> Elements:
         """(B, length, 1) of ids on the grid (length,); longer texts are cut."""
         elements = collate_grid([s and _cut(s, self.length) for s in samples], (self.length,), 1)

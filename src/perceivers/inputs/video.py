@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt
 
@@ -121,6 +121,10 @@ class VideoInput(ChannelInput):
     def raw_grid(self) -> tuple[int, ...]:
         """Frames, height and width."""
         return self.size
+
+    def of_size(self, size: tuple[int, ...]) -> Self:
+        """With that size."""
+        return self.with_changes(size=size)
 
     def raw_numbers(self, elements: int) -> int:
         """Every channel of every pixel of every frame."""

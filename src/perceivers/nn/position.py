@@ -129,14 +129,23 @@ class LearnedPosition(nn.Module):
         return self.table
 
     def resized(self, grid: Sequence[int]) -> "LearnedPosition":
-        """For another grid of two axes: the table between its rows, bicubic [transformers]."""
-        assert len(self.grid) == len(grid) == 2, "bicubic between two axes"
+        """For another grid of as many axes: the table between its rows, cubic along one axis after the other.
+
+        Of two axes this is the bicubic interpolation of transformers. Beyond the edge the edge is repeated.
+        """
+        assert len(self.grid) == len(grid), "as many axes"
         with torch.random.fork_rng(devices=[]):
             other = LearnedPosition(grid, self.channels)
         with torch.no_grad():
-            image = self.table.T.unflatten(1, self.grid)[None]
-            table = F.interpolate(image, size=tuple(grid), mode="bicubic", align_corners=False)
-        other.table = nn.Parameter(table[0].flatten(1).T.contiguous())
+            table = self.table.unflatten(0, self.grid)
+            for axis, (before, after) in enumerate(zip(self.grid, grid, strict=True)):
+                if before != after:
+                    # torch's cubic wants two axes: the other one has a single cell, which stays.
+                    rows = table.movedim(axis, -1)
+                    lines = rows.reshape(1, -1, 1, before)
+                    lines = F.interpolate(lines, size=(1, after), mode="bicubic", align_corners=False)
+                    table = lines.reshape(*rows.shape[:-1], after).movedim(-1, axis)
+        other.table = nn.Parameter(table.reshape(-1, self.channels).contiguous())
         return other
 
     def window(self, grid: Sequence[int], start: int, stop: int, like: Tensor) -> Float[Tensor, "m P"]:
@@ -152,7 +161,8 @@ class LearnedPosition(nn.Module):
             given = "coordinates" if grid is None else f"a grid of {tuple(grid)}"
             raise DataError(
                 f"learned positions were made for a grid of {self.grid}, but the input has {given}. "
-                "Use that size, or a fourier position, which takes any."
+                "Use that size, or a fourier position, which takes any. perceivers.resized makes a model for another "
+                "size of one that is trained: its positions are interpolated."
             )
 
 

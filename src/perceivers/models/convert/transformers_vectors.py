@@ -20,7 +20,7 @@ from perceivers.models.convert.stored import quoted
 from perceivers.models.convert.transformers import imported
 from perceivers.models.convert.transformers_config import Picture
 from perceivers.models.model import Model
-from perceivers.nn.position import LearnedPosition
+from perceivers.models.resize import resized
 from perceivers.nn.stem import ConvStem
 
 VECTORS = "io.npz"
@@ -80,14 +80,7 @@ def _image_logits(model: Model, given: Arrays) -> Tensor:
 
 def _interpolated(model: Model, given: Arrays) -> Tensor:
     pixels = given["pixel_values_10"]
-    module = next(iter(model.inputs.values()))
-    position = module.get_submodule("position")
-    before = position.get_submodule("encoding")
-    assert isinstance(before, LearnedPosition), "of the class with learned positions"
-    position.encoding = before.resized(tuple(pixels.shape[2:]))
-    answers = _answered(model, _image(pixels))
-    position.encoding = before
-    return answers
+    return _answered(resized(model, {next(iter(model.inputs)): tuple(pixels.shape[2:])}), _image(pixels))
 
 
 def _stem(model: Model, given: Arrays) -> Tensor:
