@@ -45,6 +45,14 @@ def test_mlp():
     assert MLP(6).hidden.out_features == 6
 
 
+def test_geglu_is_one_half_times_the_exact_gelu_of_the_other():
+    mlp = shaken(MLP(6, 3, "geglu"))
+    assert (mlp.hidden.out_features, mlp.output.in_features) == (36, 18)
+    whole = X @ mlp.hidden.weight.T + mlp.hidden.bias
+    hidden = whole[..., :18] * F.gelu(whole[..., 18:])
+    torch.testing.assert_close(mlp(X), hidden @ mlp.output.weight.T + mlp.output.bias)
+
+
 def test_unknown_activation():
     with pytest.raises(SpecError, match=r"unknown activation 'gelu_tan'\. Did you mean 'gelu_tanh'\?"):
         MLP(6, activation="gelu_tan")

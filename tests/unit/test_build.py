@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ NUMBER = {"kind": "number", "columns": ["a", "b"], "mean": [0, 0], "std": [1, 1]
 TEXT = {"kind": "text", "length": 4, "channels": 10, "position": {"kind": "learned", "channels": 10, "join": "add"}}
 LABEL = {"kind": "category", "classes": ["x", "y", "z"]}
 AGE = {"kind": "number", "mean": [0], "std": [1]}
+ROW = {"a": 1.0, "b": -2.0}
 
 
 def spec(**changes: Any) -> dict[str, Any]:
@@ -66,6 +68,36 @@ def test_the_average_decoder_reads_latents_and_has_no_queries():
     assert model.query_fusion is None
     assert not [name for name, _ in model.named_parameters() if "query" in name and not name.startswith("encoder")]
     assert model.outputs["label"].head.weight.shape == (3, 8)
+
+
+def test_the_mean_has_a_norm_where_the_spec_says_so():
+    model = build(spec(decoder={"kind": "average", "norm": True}, outputs={"label": LABEL}))
+    assert model.decoder.norm.weight.shape == (8,)
+    model([{"row": ROW}] * 2)["label"].sum().backward()
+    assert model.decoder.norm.weight.grad is not None
+
+
+INPUTS = {
+    "numbers": {"row": NUMBER},
+    "a grid": {"photo": {"kind": "image", "size": [24, 24], "channels": 1, "mean": [0], "std": [1]}},
+}
+
+
+@pytest.mark.parametrize("inputs", INPUTS.values(), ids=INPUTS)
+def test_without_biases_of_queries_keys_and_values_all_is_as_with_zeros(inputs):
+    outputs = {"map": {"kind": "grid", "size": [4, 4]}}
+    raw = {"row": ROW, "photo": np.arange(576).astype(np.uint8).reshape(24, 24, 1)}
+    sample = {name: raw[name] for name in inputs}
+    without = {"cross": {"qkv_bias": False}, "self_attend": {"heads": 4, "qkv_bias": False}}
+    asked = {"kind": "cross_attend", "qkv_bias": False}
+    bare = build(spec(inputs=inputs, encoder=without, decoder=asked, outputs=outputs), seed=0).double()
+    whole = build(spec(inputs=inputs, encoder={"self_attend": {"heads": 4}}, outputs=outputs), seed=0).double()
+    missing = whole.state_dict().keys() - bare.state_dict().keys()
+    assert len(missing) == 3 * (2 + len(bare.encoder.blocks[0]))
+    assert all(name.rpartition(".")[0].endswith(("query", "key", "value")) for name in missing)
+    assert not any(whole.state_dict()[name].any() for name in missing), "biases begin as zeros"
+    whole.load_state_dict(bare.state_dict(), strict=False)
+    torch.testing.assert_close(bare([sample, {}])["map"], whole([sample, {}])["map"], rtol=0, atol=1e-12)
 
 
 def test_every_number_of_the_spec_arrives():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from perceivers.errors import SpecError
 from perceivers.nn import AverageDecoder, CrossAttend, Decoder
@@ -82,3 +83,9 @@ def test_the_average_decoder_has_one_answer_and_no_parameters():
     average = AverageDecoder()
     assert torch.equal(average(LATENTS), LATENTS.mean(1, keepdim=True))
     assert not list(average.parameters())
+
+
+def test_the_mean_may_have_a_norm_behind_it():
+    average = AverageDecoder(norm_channels=LATENTS.shape[-1]).double()
+    mean = LATENTS.mean(1, keepdim=True)
+    torch.testing.assert_close(average(LATENTS), F.layer_norm(mean, mean.shape[-1:], eps=1e-5))

@@ -1,7 +1,7 @@
 """Spec → Model: the only file that knows every class, but for those of `autoregressive`, which has its own."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from perceivers.nn.hierarchical import Hierarchical
 from perceivers.nn.initialisers import nothing_drawn, plain_linear
 from perceivers.nn.perceiver import encoder_order
 from perceivers.outputs.base import Sizes
+
+Block = TypeVar("Block", CrossAttend, SelfAttend)
 
 
 def build(spec: "Spec | Mapping[str, Any]", device: torch.device | str = "cpu", seed: int | None = None) -> Model:
@@ -131,7 +133,7 @@ def _cross_attend(e: EncoderSpec, latent_channels: int, channels: int) -> CrossA
             f"encoder.cross.heads is {e.cross.heads}, which does not divide the {channels} channels of what is read; "
             f"set encoder.cross.qk_channels to a multiple of {e.cross.heads}, or change the heads."
         )
-    return CrossAttend(
+    cross = CrossAttend(
         latent_channels,
         channels,
         e.cross.heads,
@@ -141,11 +143,20 @@ def _cross_attend(e: EncoderSpec, latent_channels: int, channels: int) -> CrossA
         e.cross.query_residual,
         e.dropout,
     )
+    return _biased(cross, e.cross.qkv_bias)
 
 
 def _self_attend(e: EncoderSpec, channels: int) -> SelfAttend:
     a = e.self_attend
-    return SelfAttend(channels, a.heads, a.qk_channels, a.v_channels, _mlp(channels, a, e.activation), e.dropout)
+    layer = SelfAttend(channels, a.heads, a.qk_channels, a.v_channels, _mlp(channels, a, e.activation), e.dropout)
+    return _biased(layer, a.qkv_bias)
+
+
+def _biased(block: Block, qkv_bias: bool) -> Block:
+    """The block, without biases of queries, keys and values where `qkv_bias` is false."""
+    if not qkv_bias:
+        block.attention.without_input_biases()
+    return block
 
 
 def _mlp(channels: int, attention: AttentionSpec, activation: str) -> MLP:
@@ -155,8 +166,9 @@ def _mlp(channels: int, attention: AttentionSpec, activation: str) -> MLP:
 def _decoder(spec: Spec, query_channels: int) -> Decoder | AverageDecoder:
     d = spec.decoder
     if isinstance(d, AverageDecoderSpec):
-        return AverageDecoder()
+        return AverageDecoder(spec.read_channels if d.norm else None)
     activation = ACTIVATION if isinstance(spec.encoder, HierarchicalSpec) else spec.perceiver.activation
     mlp = MLP(query_channels, d.widening, activation)
     cross = CrossAttend(query_channels, spec.read_channels, d.heads, d.qk_channels, d.v_channels, mlp, d.query_residual)
-    return Decoder(cross, plain_linear(query_channels, d.output_channels) if d.output_channels else None)
+    output = plain_linear(query_channels, d.output_channels) if d.output_channels else None
+    return Decoder(_biased(cross, d.qkv_bias), output)

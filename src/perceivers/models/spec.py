@@ -40,6 +40,8 @@ class AttentionSpec(Settings):
     """None: as qk_channels."""
     widening: PositiveInt = 1
     """Hidden width of the MLP, in multiples of its channels."""
+    qkv_bias: bool = True
+    """Biases of queries, keys and values. The papers have them, other libraries often not."""
 
 
 class CrossSpec(AttentionSpec):
@@ -107,6 +109,8 @@ class CrossDecoder(Settings):
     v_channels: PositiveInt | None = None
     widening: PositiveInt = 1
     query_residual: bool = True
+    qkv_bias: bool = True
+    """Biases of queries, keys and values."""
     padding: NonNegativeInt = 2
     """With several outputs: channels of the learned output embedding of the widest query [models.md §1]."""
     output_channels: PositiveInt | None = None
@@ -117,6 +121,8 @@ class AverageDecoderSpec(Settings):
     """The mean of the latents, then a linear that starts at zero: the 2021 Perceiver's read-out [P1 §3.1]."""
 
     kind: Literal["average"] = "average"
+    norm: bool = False
+    """A layer norm behind the mean, which the paper has not."""
 
 
 class Spec(Settings):

@@ -10,7 +10,9 @@ from perceivers.nn.autoregressive import QueryStyle
 from perceivers.outputs import OutputSettings
 from perceivers.settings import Settings
 
-Activation = Literal["gelu_tanh", "gelu", "relu_squared"]
+Elementwise = Literal["gelu_tanh", "gelu", "relu_squared"]
+# Of an MLP: geglu halves the channels, for which the MLP makes up.
+Activation = Literal["gelu_tanh", "gelu", "relu_squared", "geglu"]
 
 
 class TokenCross(Settings):
@@ -45,7 +47,7 @@ class TokenQuery(Settings):
     `learned`: vectors that know nothing of the tokens."""
     layers: PositiveInt = 2
     """Of `mlp`: linears, each with its activation behind."""
-    activation: Activation = "relu_squared"
+    activation: Elementwise = "relu_squared"
     """Of `mlp`."""
     shared: bool = False
     """Of `learned`: one vector for all latents, or one each."""

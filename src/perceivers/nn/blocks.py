@@ -27,23 +27,32 @@ def _relu_squared(x: Tensor) -> Tensor:
     return torch.relu(x).square()
 
 
+def _geglu(x: Tensor) -> Tensor:
+    values, gates = x.chunk(2, dim=-1)
+    return values * F.gelu(gates)
+
+
 # gelu_tanh: Perceiver and Perceiver IO. relu_squared: Perceiver AR and HiP. gelu: the exact form, used by other ports.
+# geglu: half of the channels times the exact GELU of the other half [Shazeer 2020, arXiv 2002.05202], used by others.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": _gelu_tanh,
     "gelu": F.gelu,
     "relu_squared": _relu_squared,
+    "geglu": _geglu,
 }
+# How many times as many channels go in as come out.
+_HALVING = {"geglu": 2}
 
 
 class MLP(nn.Module):
-    """Linear(C → w·C), activation, Linear(w·C → C); biases on both."""
+    """Linear(C → w·C), activation, Linear(w·C → C); biases on both. With `geglu` the first is Linear(C → 2·w·C)."""
 
     def __init__(self, channels: int, widening: int = 1, activation: str = "gelu_tanh") -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
             raise unknown("activation", activation, ACTIVATIONS)
         self.activation = ACTIVATIONS[activation]
-        self.hidden = block_linear(channels, widening * channels)
+        self.hidden = block_linear(channels, widening * channels * _HALVING.get(activation, 1))
         self.output = block_linear(widening * channels, channels)
 
     def forward(self, x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B C"]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from perceivers.errors import SpecError
-from perceivers.nn.blocks import CrossAttend, SelfAttend
+from perceivers.nn.blocks import LAYER_NORM_EPS, CrossAttend, SelfAttend
 from perceivers.nn.initialisers import learned_array
 from perceivers.nn.lifted import AxisTables, Lifted
 from perceivers.nn.streamed import Gathered
@@ -167,8 +167,16 @@ class Decoder(nn.Module):
 
 
 class AverageDecoder(nn.Module):
-    """The 2021 Perceiver's read-out: the mean of the latents answers one query [P1 §3.1]. No parameters."""
+    """The 2021 Perceiver's read-out: the mean of the latents answers one query [P1 §3.1].
+
+    It has no parameters. `norm_channels` (D): a layer norm of that width behind the mean, which others add.
+    """
+
+    def __init__(self, norm_channels: int | None = None) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(norm_channels, LAYER_NORM_EPS) if norm_channels else None
 
     def forward(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B 1 D"]:
         """The mean over latents as one answer."""
-        return latents.mean(dim=1, keepdim=True)
+        mean = latents.mean(dim=1, keepdim=True)
+        return mean if self.norm is None else self.norm(mean)

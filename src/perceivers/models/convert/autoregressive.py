@@ -172,6 +172,8 @@ def autoregressive_entries(model: AutoregressiveModel) -> list[Entry]:
     """Every tensor of `model` and its official name."""
     e, (name,), (answer,) = model.spec.encoder, model.inputs, model.outputs
     assert isinstance(e, AutoregressiveSpec), "the encoder is autoregressive"
+    if e.activation not in _ACTIVATIONS.values():
+        raise ModelError(f"the official MLPs have no {e.activation}; wanted one of {', '.join(_ACTIVATIONS.values())}.")
     embedding = f"inputs.{name}.embedding."
     found = [Entry(f"{embedding}tokens.weight", f"params/{_INSIDE}/embed/embeddings", same)]
     for number in range(len(model.core.embedding.tables)):

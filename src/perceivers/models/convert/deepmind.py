@@ -17,7 +17,7 @@ from perceivers.models.convert.mapping import (
     transposed_kernel,
 )
 from perceivers.models.model import Model
-from perceivers.models.spec import AverageDecoderSpec, EncoderSpec
+from perceivers.models.spec import AverageDecoderSpec, EncoderSpec, Spec
 from perceivers.nn.position import LearnedPosition, RefinedPosition
 
 _IMAGE = "image_preprocessor"
@@ -28,11 +28,24 @@ _QUERY = "~/trainable_position_encoding"
 
 def entries(model: Model) -> list[Entry]:
     """Every tensor of `model` and its official name. Raises `ModelError` for what the official code has no name for."""
+    _check(model.spec)
     if model.fusion is not None and model.query_fusion is not None:
         return [*_fusion(model), *_encoder(model, "encoder/~"), *_multimodal_outputs(model)]
     if model.fusion is not None or model.query_fusion is not None:
         raise ModelError("DeepMind's files hold models of one input and one output, or of several of both.")
     return [*_input(model), *_encoder(model, "perceiver_encoder/~"), *_output(model)]
+
+
+def _check(spec: Spec) -> None:
+    """Raise `ModelError` for what the official blocks have not."""
+    e, d = spec.encoder, spec.decoder
+    averaged = isinstance(d, AverageDecoderSpec)
+    if isinstance(e, EncoderSpec) and e.activation == "geglu":
+        raise ModelError("DeepMind's MLPs have no geglu; their files hold none with encoder.activation: geglu.")
+    if isinstance(e, EncoderSpec) and not (e.cross.qkv_bias and e.self_attend.qkv_bias and (averaged or d.qkv_bias)):
+        raise ModelError("DeepMind's attentions have all biases; their files hold none with qkv_bias: false.")
+    if averaged and d.norm:
+        raise ModelError("DeepMind's average has no norm behind it; their files hold none with decoder.norm: true.")
 
 
 # -- blocks ------------------------------------------------------------------------------------------------------------

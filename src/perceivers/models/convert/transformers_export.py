@@ -247,7 +247,7 @@ def _config(spec: Spec, name: str, qk: int | None, v: int | None, shape: str) ->
         "cross_attention_shape_for_attention": shape,
         "self_attention_widening_factor": encoder.self_attend.widening,
         "cross_attention_widening_factor": encoder.cross.widening,
-        "hidden_act": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == encoder.activation),
+        "hidden_act": _hidden_act(encoder.activation),
         "use_query_residual": encoder.cross.query_residual,
         "attention_probs_dropout_prob": 0.0,
     }
@@ -267,6 +267,14 @@ def _config(spec: Spec, name: str, qk: int | None, v: int | None, shape: str) ->
     if labels:
         config |= {"id2label": dict(enumerate(labels)), "label2id": {label: n for n, label in enumerate(labels)}}
     return config
+
+
+def _hidden_act(activation: str) -> str:
+    """Their name of our activation."""
+    found = next((theirs for theirs, ours in ACTIVATIONS.items() if ours == activation), None)
+    if found is None:
+        raise ModelError(f"transformers' MLPs have no {activation}; no Perceiver of theirs is this model.")
+    return found
 
 
 def _multimodal(spec: Spec) -> dict[str, Any]:

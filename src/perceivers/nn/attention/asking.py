@@ -44,7 +44,8 @@ def ask_grid(
     weights = query.weight.unflatten(0, (heads, -1))
     a = torch.einsum("bnhd,hdc->bhnc", by_head, weights * norm.weight)
     a = a - a.mean(-1, keepdim=True)
-    constant = torch.einsum("bnhd,hd->bhn", by_head, (query.weight @ norm.bias + query.bias).unflatten(0, (heads, -1)))
+    shift = query.weight @ norm.bias if query.bias is None else query.weight @ norm.bias + query.bias
+    constant = torch.einsum("bnhd,hd->bhn", by_head, shift.unflatten(0, (heads, -1)))
     read = torch.einsum("bnhv,ehv->bhne", values.unflatten(-1, (heads, -1)), output.weight.unflatten(1, (heads, -1)))
     c = queries.content.shape[-1]
     apart = torch.empty_like(a[..., c:])

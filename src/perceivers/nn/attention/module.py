@@ -20,7 +20,8 @@ from perceivers.nn.streamed import Gathered
 class Attention(nn.Module):
     """Multi-head attention with separate query/key, value and output widths [P2 §E; official `Attention`].
 
-    All four linears have biases. `qk_channels` (F) and `v_channels` (V) are totals over heads; `heads` divides both.
+    All four linears have biases, see `without_input_biases`. `qk_channels` (F) and `v_channels` (V) are totals over
+    heads; `heads` divides both.
     """
 
     def __init__(
@@ -45,6 +46,11 @@ class Attention(nn.Module):
         self.key = block_linear(element_channels, qk_channels)
         self.value = block_linear(element_channels, v_channels)
         self.output = block_linear(v_channels, output_channels)
+
+    def without_input_biases(self) -> None:
+        """Take the biases of queries, keys and values away, as other libraries have none; the output keeps its own."""
+        for linear in (self.query, self.key, self.value):
+            linear.register_parameter("bias", None)
 
     def forward(
         self,

@@ -142,7 +142,8 @@ def merged_values(queries: Asked, states: Sequence[State], paths: Sequence[Path]
 def values_of(queries: Asked, state: State, norm: nn.LayerNorm, value: nn.Linear, sure: bool) -> Float[Tensor, "B O V"]:
     """What is read, all heads side by side, with the constant part of the values. `sure`: every sample reads some."""
     read = state.read.unflatten(1, (queries.heads, -1)).transpose(1, 2).flatten(2)
-    values = read.to(queries.wide.dtype) + (value.weight @ norm.bias + value.bias)
+    constant = value.weight @ norm.bias if value.bias is None else value.weight @ norm.bias + value.bias
+    values = read.to(queries.wide.dtype) + constant
     return values if sure else torch.where(state.lse[:, :1, None].isinf(), values.new_zeros(()), values)
 
 
