@@ -72,8 +72,11 @@ def check_yaml(block: Block) -> None:
             assert result.steps == 2
     elif what == "# inputs":
         as_spec({"inputs": read_yaml(block.text, "the block"), "outputs": _OUTPUT})
+    elif what == "# part of a spec":
+        as_spec({"outputs": _OUTPUT, **read_yaml(block.text, "the block")})
     else:
-        assert what == "# outputs", f"a YAML block begins with '# recipe', '# inputs' or '# outputs', not '{what}'"
+        known = "'# recipe', '# inputs', '# outputs' or '# part of a spec'"
+        assert what == "# outputs", f"a YAML block begins with {known}, not '{what}'"
         as_spec({"inputs": _INPUT, "outputs": read_yaml(block.text, "the block")})
 
 

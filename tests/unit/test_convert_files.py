@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from perceivers.errors import DataError, ModelError, SpecError
@@ -94,15 +96,15 @@ class Hostile:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"w": Hostile()}, "it names 'print'"),
-        ({"w": [W]}, "'w' in it is a list; wanted a plain tensor"),
-        ({"w": W.to_sparse()}, "'w' in it is a Tensor; wanted a plain tensor"),
-        ({"w": torch.zeros(3, device="meta")}, "'w' in it is a Tensor; wanted a plain tensor"),
-        ({3: W}, "'3' in it is a Tensor"),
+        ({"w": Hostile()}, "it names '__builtin__.print'"),
+        ({"w": [W]}, "'w' in it is a list; wanted tensors by name"),
+        ({"w": W.to_sparse()}, "it names 'torch._utils._rebuild_sparse_tensor'"),
+        ({"w": torch.zeros(3, device="meta")}, "it names 'torch._utils._rebuild_meta_tensor_no_storage'"),
+        ({3: W}, "'3' in it is a tensor; wanted tensors by name"),
         ([W], "it holds a list"),
         ({}, "it holds a dict or nothing"),
         ({"w": torch.zeros(1).expand(10**6, 10**6)}, "its arrays claim 4,000,000,000,000 bytes"),
-        ({"w": W.to(torch.float8_e4m3fn)}, "'w' has the dtype float8_e4m3fn"),
+        ({"w": W.to(torch.float8_e4m3fn)}, "its numbers are of the sort torch.storage.UntypedStorage"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
@@ -121,6 +123,42 @@ def test_a_damaged_state_dict(tmp_path):
     for length in (0, 10, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         assert "it is no zip of torch.save, or is truncated or damaged" in message(path)
+
+
+def test_a_checkpoint(tmp_path, capsys):
+    path = tmp_path / "some.ckpt"
+    kept = {"width": 3, "shape": (1, 2), "what": Hostile(), "dtype": torch.float32}
+    torch.save({"state_dict": {"a.w": W.T}, "hyper_parameters": kept, "epoch": 2, "loops": [Hostile()]}, path)
+    stored = read_weights(path)
+    assert (stored.format, stored.parameters) == ("checkpoint of PyTorch", 6)
+    np.testing.assert_array_equal(stored.arrays["a.w"].read(), W.T.numpy())
+    told = {"width": 3, "shape": [1, 2], "what": "a __builtin__.print", "dtype": "torch.float32"}
+    assert stored.extra == {"hyper_parameters": told, "epoch": 2, "left out": ["loops"]}
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_settings_that_would_fill_the_memory_are_left_out(tmp_path):
+    path = tmp_path / "some.ckpt"
+    nested: list = []
+    for _ in range(40):
+        nested = [nested, nested]
+    torch.save({"state_dict": {"w": W}, "hyper_parameters": nested}, path)
+    assert read_weights(path).extra == {"hyper_parameters": None}
+
+
+@given(st.integers(0, 10**6), st.integers(0, 255))
+@settings(max_examples=300, deadline=None)
+def test_changed_bytes_of_a_state_dict_are_an_error_or_change_a_value(tmp_path_factory, place, byte):
+    path = tmp_path_factory.mktemp("zip") / "some.pt"
+    torch.save({"a.w": W, "a.half": W.bfloat16()[0]}, path)
+    whole = bytearray(path.read_bytes())
+    whole[place % len(whole)] = byte
+    path.write_bytes(whole)
+    try:
+        for array in read_weights(path).arrays.values():
+            array.read().sum()
+    except ModelError as error:
+        assert str(error).isprintable()  # noqa: PT017
 
 
 # Golden vectors.

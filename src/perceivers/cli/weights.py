@@ -23,7 +23,7 @@ def show(
     file: Annotated[
         Path,
         typer.Argument(
-            help="A pickle of DeepMind's, a transformers folder, a safetensors or npz file, a model directory."
+            help="A pickle of DeepMind's, a transformers folder, a safetensors, PyTorch or npz file, a model directory."
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -41,11 +41,17 @@ def show(
 @app.command("import")
 def import_(
     source: Annotated[
-        Path, typer.Argument(help="A pickle of DeepMind's, an npz of its arrays, or a transformers folder.")
+        Path,
+        typer.Argument(
+            help="A pickle of DeepMind's, an npz of its arrays, a transformers folder, or a state dict of "
+            "perceiver-pytorch or krasserm's perceiver-io."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="The model directory to write.")],
     preset: Annotated[str | None, typer.Option(help="The published model whose weights they are.")] = None,
-    spec: Annotated[Path | None, typer.Option(help="A JSON or YAML file with the spec instead.")] = None,
+    spec: Annotated[
+        Path | None, typer.Option(help="A JSON or YAML file with the spec, or what weights do not tell of it.")
+    ] = None,
     deviations: Annotated[
         bool,
         typer.Option("--deviations", help="Of a transformers folder: compute what transformers does, bit for bit."),

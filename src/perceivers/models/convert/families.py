@@ -15,6 +15,15 @@ TEXT_CLASSES = "text classification of Perceiver IO"
 FLOW = "optical flow of Perceiver IO"
 MULTIMODAL = "multimodal autoencoding of Perceiver IO"
 
+PYTORCH = "Perceiver of perceiver-pytorch"
+PYTORCH_IO = "Perceiver IO of perceiver-pytorch"
+PYTORCH_LM = "language model of perceiver-pytorch"
+KRASSERM_IMAGE = "image classification of krasserm's perceiver-io"
+KRASSERM_TEXT = "text classification of krasserm's perceiver-io, or masked text with an output of its own"
+KRASSERM_MASKED = "masked text of krasserm's perceiver-io"
+KRASSERM_FLOW = "optical flow of krasserm's perceiver-io"
+KRASSERM_AR = "Perceiver AR of krasserm's perceiver-io"
+
 # The first row that has a name beginning like it decides.
 _HAIKU = (
     ("perceiver_ar/", "Perceiver AR"),
@@ -43,9 +52,33 @@ _TRANSFORMERS = (
 )
 
 
+# Of perceiver-pytorch and krasserm's perceiver-io: names of which all must be there, somewhere in a name. The first row
+# that fits decides.
+_PEERS = (
+    (("perceiver_io.latents", "token_emb."), PYTORCH_LM),
+    (("latents", "cross_attend_block", "decoder_cross_attn."), PYTORCH_IO),
+    (("latents", "layers.0.", ".to_kv."), PYTORCH),
+    (("cross_attention.0.module.q_norm.", "input_adapter.frq_pos_encoding."), KRASSERM_AR),
+    (("0.cross_attn_1.", "0.input_adapter.txt_embedding.", "1.output_adapter.bias"), KRASSERM_MASKED),
+    (("0.cross_attn_1.", "0.input_adapter.txt_embedding.", "1.output_adapter.linear."), KRASSERM_TEXT),
+    (("0.cross_attn_1.", "0.input_adapter.position_encoding", "0.input_adapter.linear."), KRASSERM_FLOW),
+    (("0.cross_attn_1.", "0.input_adapter.position_encoding", "1.output_adapter.linear."), KRASSERM_IMAGE),
+)
+
+
 def haiku_family(names: Iterable[str]) -> str:
     """The model in words, from names such as `perceiver_encoder/~/cross_attention/mlp/linear/w`."""
     return _first(_HAIKU, names)
+
+
+def tensors_family(names: Iterable[str]) -> str:
+    """The model in words, from the names of tensors of transformers or of another library that is known."""
+    known = tuple(names)
+    found = _first(_TRANSFORMERS, known)
+    if found != UNKNOWN:
+        return found
+    rows = (family for parts, family in _PEERS if all(any(part in name for name in known) for part in parts))
+    return next(rows, UNKNOWN)
 
 
 def transformers_family(names: Iterable[str]) -> str:

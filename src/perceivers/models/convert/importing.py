@@ -13,7 +13,9 @@ from perceivers.models.convert.deepmind import entries as perceiver_entries
 from perceivers.models.convert.folders import CONFIG
 from perceivers.models.convert.imagenet import with_class_names
 from perceivers.models.convert.mapping import Entry, assembled
+from perceivers.models.convert.peers import is_peer, peer_model
 from perceivers.models.convert.read import read_weights
+from perceivers.models.convert.stored import Stored
 from perceivers.models.convert.transformers import import_transformers
 from perceivers.models.model import Model
 from perceivers.models.presets import Preset
@@ -45,9 +47,11 @@ def import_weights(
     """Write the model directory `out` of the official weights in `source`; returns it.
 
     preset: the published model whose weights they are; classes of ImageNet get their names. spec: of another one;
-    plain data, or a JSON or YAML file. A transformers folder needs neither: its config says it. deviations: of such,
-    compute what that library does where it differs from DeepMind's code (`import_transformers`). Raises `SpecError`
-    for what is missing or too much of these, and `ModelError` as `official` and `save`, with nothing written.
+    plain data, or a JSON or YAML file. A transformers folder needs neither: its config says it. Of weights of
+    perceiver-pytorch or krasserm's perceiver-io the spec holds only what they do not tell (`peers`). deviations: of a
+    transformers folder, compute what that library does where it differs from DeepMind's code (`import_transformers`).
+    Raises `SpecError` for what is missing or too much of these, and `ModelError` as `official` and `save`, with nothing
+    written.
     """
     if (Path(source) / CONFIG).is_file() and not is_model(Path(source)):
         if preset is not None or spec is not None:
@@ -57,20 +61,39 @@ def import_weights(
         return save(import_transformers(source, deviations), Path(out))
     if deviations:
         raise SpecError("deviations are of a transformers folder, and this is none; leave them out.")
+    stored = read_weights(source)
+    if is_peer(stored):
+        if preset is not None:
+            raise SpecError(f"the weights in '{source}' are of a {stored.family}, and of no preset; leave it out.")
+        return save(peer_model(stored, _given(spec)), Path(out), card=_peer_card(stored))
     if (preset is None) == (spec is None):
         raise SpecError("give either the preset or the spec of these weights: --preset NAME or --spec FILE.")
     known = None if preset is None else preset_called(preset)
     if known is not None:
         spec = with_class_names(known.build_spec())
     elif isinstance(spec, (str, Path)):
-        spec = _spec_in(Path(spec))
+        spec = as_spec(_data_in(Path(spec)), str(spec))
     assert spec is not None, "one of the two"
     assert not isinstance(spec, (str, Path)), "read above"
-    return save(official(source, spec), Path(out), card=_card(Path(source), known))
+    model = assembled(as_spec(spec), stored, _entries, IGNORED)
+    return save(model, Path(out), card=_card(Path(source), known))
 
 
-def _spec_in(path: Path) -> Spec:
-    """The spec in a JSON or YAML file; JSON is YAML too."""
+def _given(spec: "Spec | Mapping[str, Any] | str | Path | None") -> Mapping[str, Any]:
+    """Part of a spec, or a whole one, as plain data: what was said, without defaults."""
+    if spec is None:
+        return {}
+    if isinstance(spec, Spec):
+        return spec.model_dump(mode="json", exclude_unset=True)
+    if isinstance(spec, (str, Path)):
+        spec = _data_in(Path(spec))
+    if not isinstance(spec, Mapping):
+        raise SpecError(f"part of a spec is wanted, a mapping of names to values; got a {type(spec).__name__}.")
+    return spec
+
+
+def _data_in(path: Path) -> Any:
+    """The plain data in a JSON or YAML file; JSON is YAML too."""
     if not path.is_file():
         near = near_miss(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
         raise SpecError(f"there is no spec file '{path}'.{near}")
@@ -78,7 +101,21 @@ def _spec_in(path: Path) -> Spec:
         text = read_bounded(path, MOST_TEXT_BYTES, f"'{path}'").decode()
     except UnicodeDecodeError as error:
         raise SpecError(f"'{path}' is not UTF-8: byte {error.start}; save it as UTF-8.") from None
-    return as_spec(read_yaml(text, str(path)), str(path))
+    return read_yaml(text, str(path))
+
+
+def _peer_card(stored: Stored) -> str:
+    """What a card says of the weights of another library."""
+    return f"""# {stored.family}
+
+- Weights: imported from `{stored.path.name}`; whose they are and under which licence, their giver knows.
+- Parameters there: {stored.parameters:,}.
+
+```python
+import perceivers
+model = perceivers.load("this folder")
+```
+"""
 
 
 def _card(source: Path, known: Preset | None) -> str | None:

@@ -1,18 +1,19 @@
 """A reader of pickles that executes nothing.
 
 A pickle is a program for a small machine with a stack. Python's own machine imports and calls what the program names;
-this one knows the instructions for plain values, and in place of an import it looks into the list `pickled.PERMITTED`,
-whose entries only keep what they are given. All else is an error that names it.
+this one knows the instructions for plain values, and in place of an import it looks into a list such as
+`pickled.PERMITTED`, whose entries only keep what they are given. All else is an error that names it.
 """
 
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from perceivers.bounded import GB, check_bounded
 from perceivers.errors import ModelError
-from perceivers.models.convert.pickled import PERMITTED, PickledArray, PickledType
+from perceivers.models.convert.pickled import PERMITTED, Maker, PickledArray, PickledType, Unread
 from perceivers.models.convert.stored import damaged, quoted, refused
 
 # The largest published file has 0.8 GB; a checkpoint of training holds two moments more.
@@ -46,6 +47,26 @@ _REFUSED = {
 }
 
 
+@dataclass(frozen=True)
+class Dialect:
+    """What pickles of one sort may say.
+
+    permitted: names, and what stands in for each. unread: what stands in for all others; None: they are refused.
+    persistent: what a persistent id means; None: such are refused. keys: types of the keys of mappings, none of which
+    holds others (to hash a tuple in a tuple, a million deep, ends the process). attributes: mappings may have some, as
+    torch's state dicts, which are read over.
+    """
+
+    permitted: Mapping[tuple[str, str], Maker]
+    unread: Callable[[str, str], Maker] | None = None
+    persistent: Callable[[Any], Any] | None = None
+    keys: tuple[type, ...] = (str,)
+    attributes: bool = False
+
+
+HAIKU = Dialect(PERMITTED)
+
+
 def read_pickle(path: Path) -> Any:
     """What the pickle at `path` holds, of plain values, `PickledArray` and `Inert`. No code is run.
 
@@ -53,13 +74,18 @@ def read_pickle(path: Path) -> Any:
     """
     check_bounded(path, MOST_BYTES, f"'{path}'")
     with path.open("rb") as stream:
-        return _Machine(path, _Bounded(stream, path.stat().st_size)).run()
+        return read_stream(path, stream, path.stat().st_size, HAIKU)
+
+
+def read_stream(path: Path, stream: IO[bytes], size: int, dialect: Dialect) -> Any:
+    """What the pickle of `size` bytes in `stream` holds, which is of the file at `path`; as `read_pickle`."""
+    return _Machine(path, _Bounded(stream, size), dialect).run()
 
 
 class _Bounded:
     """A file that is never asked for more than it has: pickles name lengths that they need not hold."""
 
-    def __init__(self, stream: BinaryIO, size: int) -> None:
+    def __init__(self, stream: IO[bytes], size: int) -> None:
         self.stream = stream
         self.left = size
 
@@ -75,8 +101,9 @@ class _Bounded:
 
 
 class _Machine:
-    def __init__(self, path: Path, stream: _Bounded) -> None:
+    def __init__(self, path: Path, stream: _Bounded, dialect: Dialect) -> None:
         self.path = path
+        self.dialect = dialect
         self.stream: Any = stream
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # what lies under each open mark
@@ -105,7 +132,7 @@ class _Machine:
 
     def _do(self, instruction: pickletools.OpcodeInfo) -> None:
         name = instruction.name
-        if name not in _KNOWN:
+        if name not in _KNOWN and not (name == "BINPERSID" and self.dialect.persistent):
             what = _REFUSED.get(name, f"the instruction {name}")
             raise refused(self.path, f"it holds {what}, which weights do not need. Nothing in it was executed.")
         argument: Any = None
@@ -192,8 +219,8 @@ class _Machine:
 
     def _set(self, items: list[Any]) -> None:
         keys, values = items[::2], items[1::2]
-        # Texts only: to hash a tuple in a tuple, a million deep, ends the process.
-        if not isinstance(self.stack[-1], dict) or len(keys) != len(values) or not all(type(k) is str for k in keys):
+        known = all(type(key) in self.dialect.keys for key in keys)
+        if not isinstance(self.stack[-1], dict) or len(keys) != len(values) or not known:
             raise ValueError("items for something that is no mapping from text")
         self.stack[-1].update(zip(keys, values, strict=True))
 
@@ -207,17 +234,24 @@ class _Machine:
     def _name(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError("a name that is no text")
-        if (module, name) not in PERMITTED:
+        found = self.dialect.permitted.get((module, name))
+        if found is None and self.dialect.unread is not None:
+            found = self.dialect.unread(module, name)
+        if found is None:
             raise refused(
                 self.path,
                 f"it names {quoted(f'{module}.{name}')}, and may name only what arrays and mappings are made of. "
                 "Nothing in it was executed. If you trust where it comes from, save its arrays alone and read that.",
             )
-        self.stack.append(PERMITTED[module, name])
+        self.stack.append(found)
+
+    def persistent(self, argument: Any) -> None:
+        assert self.dialect.persistent is not None, "else it is refused"
+        self.stack.append(self.dialect.persistent(self.stack.pop()))
 
     def call(self, argument: Any) -> None:
         arguments, make = self.stack.pop(), self.stack.pop()
-        # Of all that a stack can hold, only what PERMITTED has put there can be called.
+        # Of all that a stack can hold, only what the dialect has put there can be called.
         if not callable(make) or not isinstance(arguments, tuple):
             raise ValueError("a call of something that is no name")
         made = make(arguments)
@@ -229,7 +263,9 @@ class _Machine:
 
     def set_state(self, argument: Any) -> None:
         state = self.stack.pop()
-        if not isinstance(self.stack[-1], (PickledArray, PickledType)):
+        if self.dialect.attributes and isinstance(self.stack[-1], dict):
+            return
+        if not isinstance(self.stack[-1], (PickledArray, PickledType, Unread)):
             raise ValueError("a state for something that is no array")
         self.stack[-1].state = state
 
@@ -254,5 +290,6 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "REDUCE": _Machine.call,
     "NEWOBJ": _Machine.call,
     "BUILD": _Machine.set_state,
+    "BINPERSID": _Machine.persistent,
 }
-_KNOWN = frozenset((*_CONSTANTS, *_LITERALS, *_EMPTY, *_TUPLES, *_PUTS, *_GETS, *_ACTIONS))
+_KNOWN = frozenset((*_CONSTANTS, *_LITERALS, *_EMPTY, *_TUPLES, *_PUTS, *_GETS, *_ACTIONS)) - _REFUSED.keys()

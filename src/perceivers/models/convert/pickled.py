@@ -37,6 +37,14 @@ class Inert:
     """Something that is read over: a state of an optimiser."""
 
 
+@dataclass(eq=False, slots=True)
+class Unread:
+    """What stands in for something of a name that is not known; `state` is what it would have kept."""
+
+    name: str
+    state: Any = None
+
+
 def to_array(pickled: PickledArray) -> np.ndarray:
     """The array, over the bytes of the pickle. Raises `ValueError` that says what does not agree."""
     state = pickled.state

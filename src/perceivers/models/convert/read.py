@@ -20,6 +20,7 @@ READERS: dict[str, Callable[[Path], Stored]] = {
     ".bin": torch_weights,
     ".pt": torch_weights,
     ".pth": torch_weights,
+    ".ckpt": torch_weights,
 }
 
 

@@ -1,6 +1,5 @@
 """Files of named tensors: safetensors, and PyTorch's state dicts where they hold nothing else."""
 
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -10,8 +9,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from perceivers.bounded import GB, check_bounded
-from perceivers.models.convert.families import transformers_family
+from perceivers.errors import ModelError
+from perceivers.models.convert.families import tensors_family
+from perceivers.models.convert.pickled import Unread
 from perceivers.models.convert.stored import Stored, StoredArray, check_claims, damaged, quoted, refused
+from perceivers.models.convert.torch_zip import TorchTensor, Unknown, plain, read_torch_zip
 from perceivers.models.tensor_file import DTYPES, METADATA, read_header
 
 if TYPE_CHECKING:
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 
 # Neither is read before its arrays are asked for; no published Perceiver has 2 GB.
 MOST_BYTES = 64 * GB
+# The weights in a checkpoint, as Lightning and many others call them.
+_STATE = "state_dict"
+# What Lightning calls the settings that a model was made with.
+SETTINGS = "hyper_parameters"
 _DTYPES = {code: str(dtype).removeprefix("torch.") for code, dtype in DTYPES.items()}
 # The last part of a name: what batch norms keep, torch's and ours.
 _RUNNING = frozenset(
@@ -47,54 +53,48 @@ def safetensors_weights(path: Path) -> Stored:
             raise refused(path, f"{quoted(name)} has the dtype {entry['dtype']}; wanted one of {', '.join(_DTYPES)}.")
         read = partial(_read_safetensor, path, name)
         arrays[name] = _described(name, tuple(entry["shape"]), _DTYPES[entry["dtype"]], read)
-    return Stored(path, "safetensors", transformers_family(arrays), arrays, metadata)
+    return Stored(path, "safetensors", tensors_family(arrays), arrays, metadata)
 
 
 def torch_weights(path: Path) -> Stored:
-    """The tensors of the state dict that torch saved at `path`, read with `weights_only`. Raises `ModelError`."""
-    check_bounded(path, MOST_BYTES, f"'{path}'")
-    tensors = _load(path)
-    arrays = {}
-    claims = {}
-    for name, tensor in tensors.items():
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        if dtype not in _DTYPES.values():
-            raise refused(path, f"{quoted(name)} has the dtype {dtype}; wanted one of {', '.join(_DTYPES.values())}.")
-        claims[name] = tensor.numel() * tensor.element_size()
-        arrays[name] = _described(name, tuple(tensor.shape), dtype, partial(_to_numpy, tensor))
+    """The tensors of the state dict that torch saved at `path`, or of the `state_dict` in a checkpoint there.
+
+    What stands beside them in a checkpoint, such as settings, is the `extra` as plain data. Raises `ModelError`.
+    """
+    archive = read_torch_zip(path)
+    tree, rest = archive.tree, {}
+    if isinstance(tree, dict) and isinstance(tree.get(_STATE), dict):
+        tree, rest = tree[_STATE], {str(name): part for name, part in tree.items() if name != _STATE}
+    if not isinstance(tree, dict) or not tree:
+        raise refused(path, f"it holds a {type(tree).__name__} or nothing; wanted a mapping of names to tensors.")
+    arrays, claims = {}, {}
+    for name, tensor in tree.items():
+        if not isinstance(name, str) or not isinstance(tensor, TorchTensor):
+            raise _no_tensor(path, str(name), tensor)
+        claims[name] = tensor.nbytes
+        arrays[name] = _described(name, tensor.shape, tensor.dtype, partial(archive.array, tensor))
     # Tied weights stand there under two names.
     check_claims(path, claims, 2 * path.stat().st_size)
-    return Stored(path, "PyTorch state dict", transformers_family(arrays), arrays, {})
+    kind = "checkpoint of PyTorch" if rest else "PyTorch state dict"
+    return Stored(path, kind, tensors_family(arrays), arrays, _beside(rest))
 
 
-def _load(path: Path) -> "Mapping[str, Tensor]":
-    import torch
-
-    try:
-        # Mapped into memory: nothing is read before it is asked for.
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        # torch's own advice is to read the file without protection, so its words are not passed on.
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"it names '{found[1]}'" if found else "it is no zip of torch.save, or is truncated or damaged"
-        raise refused(
-            path, f"{what}; wanted a state dict of tensors and nothing else. Nothing in it was executed."
-        ) from None
-    if not isinstance(loaded, Mapping) or not loaded:
-        raise refused(path, f"it holds a {type(loaded).__name__} or nothing; wanted a mapping of names to tensors.")
-    for name, tensor in loaded.items():
-        if not isinstance(name, str) or not _is_plain(tensor):
-            raise refused(path, f"{quoted(str(name))} in it is a {type(tensor).__name__}; wanted a plain tensor.")
-    return loaded
+def _beside(rest: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, numbers and texts beside a checkpoint's weights, and the names of all else, which is left out."""
+    found: dict[str, Any] = {}
+    for name, value in rest.items():
+        if name == SETTINGS or value is None or isinstance(value, (bool, int, float, str)):
+            found[name] = plain(value)
+    left_out = sorted(rest.keys() - found.keys())
+    return {**found, "left out": left_out} if left_out else found
 
 
-def _is_plain(tensor: Any) -> bool:
-    """Whether it is a tensor with numbers in memory, one for each of its places."""
-    import torch
-
-    if not isinstance(tensor, torch.Tensor) or tensor.is_nested or tensor.device.type != "cpu":
-        return False
-    return tensor.layout == torch.strided
+def _no_tensor(path: Path, name: str, value: Any) -> ModelError:
+    if isinstance(value, (Unread, Unknown)):
+        what = f"it names '{value.name:.80}'; wanted a state dict of tensors and nothing else"
+        return refused(path, f"{what}. Nothing in it was executed.")
+    kind = "tensor" if isinstance(value, TorchTensor) else type(value).__name__
+    return refused(path, f"{quoted(name)} in it is a {kind}; wanted tensors by name.")
 
 
 def _described(name: str, shape: tuple[int, ...], dtype: str, read: Callable[[], np.ndarray]) -> StoredArray:
