@@ -59,18 +59,20 @@ def _ids(value: Any, vocabulary: int) -> np.ndarray:
         array = np.asarray(value)
     except ValueError:
         # Lists of several lengths.
-        array = np.zeros(1, object)
-    if array.dtype.kind not in "iu" and array.size:
+        array = np.array([None], object)
+    # Whole numbers beyond 64 bits are objects.
+    huge = array.dtype == object and all(isinstance(n, int) for n in array.reshape(-1).tolist())
+    if array.dtype.kind not in "iu" and not huge and array.size:
         raise DataError(f"got a {type(value).__name__} that holds no whole numbers; give a list of token ids.")
-    ids = array.reshape(-1).astype(np.int64)
-    wrong = (ids < RESERVED) | (ids >= vocabulary)
+    ids = array.reshape(-1)
+    wrong = ((ids < RESERVED) | (ids >= vocabulary)).astype(bool)
     if wrong.any():
         place = int(wrong.argmax())
         raise DataError(
             f"token {place + 1} is {ids[place]}, but ids of data go from {RESERVED} to {vocabulary - 1} "
             f"({PAD} is padding, {EOS} the end, {SOS} the start)."
         )
-    return ids
+    return ids.astype(np.int64)
 
 
 def _parsed(text: str) -> Any:

@@ -205,6 +205,22 @@ def test_inputs_that_no_class_of_theirs_reads(tmp_path):
         export_transformers(build(data, seed=1), tmp_path / "out")
 
 
+def test_how_a_language_model_was_trained_changes_nothing_of_it(tmp_path):
+    data = small("PerceiverForMaskedLM", d_model=8, qk_channels=8, v_channels=8).spec.model_dump(mode="json")
+    (name,) = data["outputs"]
+    data["outputs"][name]["mask"] = {"kind": "words"}
+    model = build(data, seed=1)
+    again = import_transformers(export_transformers(model, tmp_path / "out"), deviations=True)
+    assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in model.state_dict().items())
+
+
+def test_a_head_of_two_linears_is_not_written(tmp_path):
+    data = small(IMAGE).spec.model_dump(mode="json")
+    data["outputs"]["label"]["head"] = {"kind": "mlp"}
+    with pytest.raises(ModelError, match=r"there outputs\.label\.head\.kind is 'linear', here it is 'mlp'"):
+        export_transformers(build(data, seed=1), tmp_path / "out")
+
+
 def test_other_names_of_input_and_output(tmp_path):
     data = small(IMAGE).spec.model_dump(mode="json")
     data["inputs"] = {"photo": data["inputs"]["image"]}

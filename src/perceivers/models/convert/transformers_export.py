@@ -42,7 +42,7 @@ TOKENIZER = "tokenizer_config.json"
 # Settings that change nothing of what a trained model computes, or that stand in the other files.
 _FREE = {
     "inputs": ("mean", "std", "size", "resize", "nan", "overflow", "length", "columns"),
-    "outputs": ("classes", "weight", "label_smoothing", "loss", "columns", "input"),
+    "outputs": ("classes", "mask", "weight", "label_smoothing", "loss", "columns", "input"),
     "latents": (),
     "encoder": ("dropout", "padding"),
     "decoder": ("padding",),
@@ -185,7 +185,7 @@ def _roles(spec: Spec, name: str) -> dict[str, dict[str, str]]:
 def _is_free(key: str) -> bool:
     part, _, rest = key.partition(".")
     name = rest.partition(".")[2] if part in ("inputs", "outputs") else rest
-    return name in _FREE[part] or key.endswith(_FOUND_BELOW)
+    return name.partition(".")[0] in _FREE[part] or key.endswith(_FOUND_BELOW)
 
 
 def _flat(prefix: str, data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
