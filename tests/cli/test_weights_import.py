@@ -32,7 +32,7 @@ def test_import_and_predict(call, spec):
     assert answer["text"].startswith("a text with a ")
     assert len(answer["text_masked"]) == 1
     whole = predictor({"text": "nothing to guess"})
-    assert whole == {"text": "nothing to guess", "text_masked": []}
+    assert whole == {"text": "nothing to guess", "text_masked": [], "text_guesses": []}
 
 
 def test_verify(call, tmp_path):

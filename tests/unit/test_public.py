@@ -18,6 +18,7 @@ CALLS = {
     "train": ["train"],
     "evaluate": ["evaluate"],
     "predict": ["predict", "Predictor"],
+    "fill": ["Predictor"],
     "flow": ["optical_flow", "flow_picture"],
     "generate": ["load"],  # and the model's own `generate`
     "plan": ["plan"],

@@ -17,7 +17,10 @@ def fill(
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
 ) -> None:
-    """Hide parts of a text and print it as the model fills it in, and below it the likeliest readings of each part."""
+    """Hide parts of a text and print it as the model fills it in.
+
+    Below it stand the likeliest readings of each part.
+    """
     from perceivers.predictor import Predictor
 
     predictor = Predictor(model, device)
