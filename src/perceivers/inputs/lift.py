@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 from torch import Tensor, nn
 
 from perceivers.errors import SpecError
 from perceivers.inputs.base import linear_flops
 from perceivers.nn.initialisers import plain_linear
-from perceivers.nn.mel import LogMelSpectrum
+from perceivers.nn.mel import LogMelSpectrum, kept_of_spectrum
 from perceivers.nn.stem import ConvStem, Padding, any_in_patch, space_to_depth, windows_around
 from perceivers.settings import Settings
 
@@ -170,9 +170,10 @@ class _LogMel(Lift):
     unit = None
     called = "a log-mel spectrum"
 
-    def __init__(self, spectrum: LogMelSpectrum, inputs: int) -> None:
+    def __init__(self, spectrum: LogMelSpectrum, inputs: int, hide: "SpecAugment | None") -> None:
         super().__init__()
         self.spectrum = spectrum
+        self.hide = hide
         self.channels = inputs
 
     def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
@@ -183,10 +184,13 @@ class _LogMel(Lift):
         return self.spectrum.flops(grid[0]) * self.channels
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        content = self.spectrum(x).flatten(1, 2)
+        spectra = self.spectrum(x)
         if mask is not None:
             mask = any_in_patch(mask, self.spectrum.hop).repeat_interleave(self.spectrum.bins, dim=1)
-        return content, mask
+        if self.hide is not None and self.training:
+            kept = kept_of_spectrum(spectra, self.hide.times, self.hide.frequencies, self.hide.dropout).flatten(1)
+            mask = kept if mask is None else mask & kept
+        return spectra.flatten(1, 2), mask
 
 
 class Pixels(Settings):
@@ -283,6 +287,18 @@ class Conv(Settings):
         return _Conv(stem)
 
 
+class SpecAugment(Settings):
+    """What is hidden of a spectrum in training (Park et al. 2019): masked, where the paper sets it to zero."""
+
+    kind: Literal["spec_augment"] = "spec_augment"
+    times: tuple[NonNegativeInt, NonNegativeInt] = (0, 0)
+    """How many runs of frames, and the most frames of one."""
+    frequencies: tuple[NonNegativeInt, NonNegativeInt] = (0, 0)
+    """How many runs of bins, and the most bins of one."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Chance that a value is hidden by itself [P1 §4.2: 10 % in place of the runs]."""
+
+
 class LogMel(Settings):
     """A log-mel spectrum, each value of it an element [P1 §4.2, AudioSet]."""
 
@@ -293,6 +309,8 @@ class LogMel(Settings):
     """Samples that a frame looks at."""
     hop: PositiveInt = 512
     """Samples from one frame to the next."""
+    hide: SpecAugment | None = None
+    """In training only; None: nothing is hidden."""
 
     @model_validator(mode="after")
     def _every_sample_is_seen(self) -> Self:
@@ -302,7 +320,7 @@ class LogMel(Settings):
 
     def build(self, rate: float, inputs: int) -> Lift:
         """The module for `inputs` channels of `rate` samples a second."""
-        return _LogMel(LogMelSpectrum(rate, self.bins, self.window, self.hop), inputs)
+        return _LogMel(LogMelSpectrum(rate, self.bins, self.window, self.hop), inputs, self.hide)
 
 
 ImageLift = Annotated[Pixels | Patches | Conv1x1 | Conv, Field(discriminator="kind")]

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -11,6 +11,9 @@ from perceivers.errors import SpecError
 
 # What is added before the logarithm: a millionth of white noise as loud as the input on average.
 FLOOR = 1e-6
+
+# How many, and the most cells of one.
+Runs = tuple[int, int]
 
 
 def mel_filters(rate: float, bins: int, window: int) -> Float[Tensor, "frequencies bins"]:
@@ -34,6 +37,29 @@ def mel_filters(rate: float, bins: int, window: int) -> Float[Tensor, "frequenci
             "take fewer bins or a longer window."
         )
     return filters / sums
+
+
+def kept_of_spectrum(
+    spectra: Float[Tensor, "B frames bins C"], times: Runs, frequencies: Runs, dropout: float
+) -> Bool[Tensor, "B frames bins"]:
+    """Which values of training spectra are left by SpecAugment (Park et al. 2019) and by dropout: True = left.
+
+    times, frequencies: (count, longest): so many runs of frames, or of bins, each of a length drawn evenly from 0 to
+    `longest`, at a place drawn evenly, are gone; they may overlap. dropout: the chance that a value is gone by itself.
+    Draws are torch's, from the generator of the spectra's device.
+    """
+    batch, frames, bins, _ = spectra.shape
+    kept = torch.rand(batch, frames, bins, device=spectra.device) >= dropout
+    kept &= ~_in_runs(batch, frames, times, spectra.device)[:, :, None]
+    return kept & ~_in_runs(batch, bins, frequencies, spectra.device)[:, None, :]
+
+
+def _in_runs(batch: int, cells: int, runs: Runs, device: torch.device) -> Bool[Tensor, "B cells"]:
+    count, longest = runs[0], min(runs[1], cells)
+    lengths = torch.randint(0, longest + 1, (batch, count, 1), device=device)
+    starts = (torch.rand(batch, count, 1, device=device) * (cells - lengths + 1)).floor()
+    place = torch.arange(cells, device=device)
+    return ((place >= starts) & (place < starts + lengths)).any(1)
 
 
 class LogMelSpectrum(nn.Module):
