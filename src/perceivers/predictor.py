@@ -380,7 +380,7 @@ def _file_input(model: Model) -> str:
 
 
 def _is_empty(sample: Sample | None) -> bool:
-    return sample is None or not sample.values.size or (sample.mask is not None and not sample.mask.any())
+    return sample is None or not len(sample.values) or (sample.mask is not None and not sample.mask.any())
 
 
 def _columns(folder: Path) -> Mapping[str, str]:
