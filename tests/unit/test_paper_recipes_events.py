@@ -1,4 +1,4 @@
-"""The papers' recipes of AudioSet and ModelNet40: what they say, what they build, and their small forms on data made here."""
+"""The papers' recipes of AudioSet and ModelNet40: what they say and build, and small forms on data made here."""
 
 import re
 import shutil
