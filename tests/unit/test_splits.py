@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from perceivers.data.copy_task import CopySplits
 from perceivers.data.files import write_rows
-from perceivers.data.splits import ColumnSplits, FileSplits, FractionSplits, SplitSettings, split_table
+from perceivers.data.settings import SplitSettings
+from perceivers.data.splits import ColumnSplits, FileSplits, FractionSplits, split_table
 from perceivers.data.table import Table
 from perceivers.errors import DataError, SpecError
 from perceivers.settings import Settings, parse_settings
@@ -237,6 +239,7 @@ def test_settings_are_told_apart_by_kind():
         (FileSplits, {"kind": "files", "train": "a.csv"}),
         (ColumnSplits, {"kind": "column", "column": "fold"}),
         (FractionSplits, {"kind": "fraction", "group": "user"}),
+        (CopySplits, {"kind": "copy", "length": 30}),
     ):
         recipe = parse_settings(Recipe, {"splits": data}, "recipe")
         assert type(recipe.splits) is kind

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perceivers.data.copy_task import CopySplits, copy_tables
 from perceivers.data.faults import (
     CellError,
     Fault,
@@ -53,6 +54,8 @@ def open_source(settings: DataSettings, base: Path) -> dict[str, Table]:
     """The tables of a source by split. `base`: the folder that paths are relative to. Raises `DataError`."""
     if isinstance(settings.splits, FileSplits):
         return split_table(None, settings.splits, base)
+    if isinstance(settings.splits, CopySplits):
+        return copy_tables(settings.splits)
     if settings.source is None:
         raise DataError("data.source is missing: give a named data set or the path of a table.")
     path = base / settings.source

@@ -1,12 +1,15 @@
 """The `data` part of a recipe: which table, how it is split, which column is which input or output."""
 
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from perceivers.data.splits import FileSplits, SplitSettings
+from perceivers.data.copy_task import CopySplits
+from perceivers.data.splits import ColumnSplits, FileSplits, FractionSplits
 from perceivers.settings import Settings
+
+SplitSettings = Annotated[FileSplits | ColumnSplits | FractionSplits | CopySplits, Field(discriminator="kind")]
 
 
 class DataSettings(Settings):
@@ -14,7 +17,7 @@ class DataSettings(Settings):
 
     source: str | None = None
     """A named data set, or a path (relative to the recipe) of a table, of a folder of class folders or of a saved
-    `datasets` folder; None only with splits of kind `files`."""
+    `datasets` folder; None only with splits of kind `files` or `copy`."""
     splits: SplitSettings | None = None
     """None: the source's own splits, or 10 % validation and 10 % test drawn at random."""
     columns: Mapping[str, str] = Field(default_factory=dict)
@@ -30,4 +33,6 @@ class DataSettings(Settings):
     def _one_source(self) -> Self:
         if isinstance(self.splits, FileSplits) and self.source is not None:
             raise ValueError("splits of kind files name the tables themselves; leave source out")
+        if isinstance(self.splits, CopySplits) and self.source is not None:
+            raise ValueError("splits of kind copy draw their sequences themselves; leave source out")
         return self

@@ -80,9 +80,6 @@ class FractionSplits(Settings):
         return self
 
 
-SplitSettings = Annotated[FileSplits | ColumnSplits | FractionSplits, Field(discriminator="kind")]
-
-
 def split_table(
     table: Table | None, settings: FileSplits | ColumnSplits | FractionSplits, base: Path | None = None
 ) -> dict[str, Table]:

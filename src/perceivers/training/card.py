@@ -8,6 +8,7 @@ from perceivers.training.scoring import Scores
 def model_card(model: Model, recipe: Recipe, rows: int, scores: Scores | None, step: int) -> str:
     """Markdown. Only what is known: the scores are of the validation split that chose this model."""
     count = sum(p.numel() for p in model.parameters())
+    source = recipe.data.source or (recipe.data.splits.kind if recipe.data.splits else "files")
     lines = [f"# A Perceiver of {count:,} parameters", "", "## Inputs and outputs", ""]
     lines += [f"- input `{name}`: {kind.kind}" for name, kind in model.spec.inputs.items()]
     lines += [f"- output `{name}`: {kind.kind}" for name, kind in model.spec.outputs.items()]
@@ -15,7 +16,7 @@ def model_card(model: Model, recipe: Recipe, rows: int, scores: Scores | None, s
         "",
         "## Training",
         "",
-        f"Data: {recipe.data.source or 'files'}, {rows:,} training samples. Steps: {step}.",
+        f"Data: {source}, {rows:,} training samples. Steps: {step}.",
         "",
     ]
     if model.trained is not None and model.trained.begun_with:
