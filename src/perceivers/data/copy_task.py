@@ -33,13 +33,13 @@ class Mirrored(Sequence[np.ndarray]):
     """The sequences of one split, (length,) uint8 each."""
 
     def __init__(self, split: str, count: int, length: int, seed: int) -> None:
-        self.split, self.count, self.length, self.seed = split, count, length, seed
+        self.split, self.rows, self.length, self.seed = split, count, length, seed
 
     def __len__(self) -> int:
-        return self.count
+        return self.rows
 
     def __getitem__(self, index: int) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if not 0 <= index < self.count:
+        if not 0 <= index < self.rows:
             raise IndexError(index)
         # Not a generator of numpy's, whose numbers may be others in another version.
         drawn = hashlib.shake_128(f"{self.seed} {self.split} {index}".encode()).digest(self.length // 2)
