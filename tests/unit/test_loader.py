@@ -16,7 +16,7 @@ from perceivers.data.reader import Missing, Reader, Row
 from perceivers.data.table import Table
 from perceivers.elements import Batch
 from perceivers.errors import SpecError
-from perceivers.inputs.augment_image import ImageAugmentation
+from perceivers.inputs.augment_image import ImageAugmentation, RandAugment
 from perceivers.inputs.augment_series import SeriesAugmentation
 from perceivers.inputs.image import ImageInput
 from perceivers.inputs.number import NumberInput
@@ -199,7 +199,11 @@ class TestAugmenter:
             (INPUTS, {"wave": AUGMENT["photo"]}, "augmentation of 'wave' does not fit its kind, series"),
             (INPUTS, {"facts": AUGMENT["wave"]}, "augmentation of 'facts' does not fit its kind, number"),
             (INPUTS, {"facts": AUGMENT["photo"]}, "augmentation of 'facts' does not fit its kind, number"),
-            ({"photo": IMAGE.with_changes(permute=1)}, {"photo": AUGMENT["photo"]}, "'photo': the input permutes"),
+            (
+                {"photo": IMAGE.with_changes(resize="centre_unclamped")},
+                {"photo": ImageAugmentation(rand_augment=RandAugment())},
+                "'photo': rand_augment works on 8-bit images",
+            ),
         ],
     )
     def test_what_does_not_fit(self, inputs, settings, said):

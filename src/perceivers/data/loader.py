@@ -67,6 +67,7 @@ class Augmenter:
         self.seed = seed
         self.changes = {name: _change(name, inputs, setting) for name, setting in settings.items()}
         self.companions = {name: inputs[name].companions(setting) for name, setting in settings.items()}
+        self.whole = frozenset(name for name, setting in settings.items() if inputs[name].augments_whole(setting))
 
     def __call__(self, row: Row, epoch: int, index: int, split: Split | None = None) -> Row:
         """The row with its named inputs augmented; absent ones stay absent. split: where it and companions are from."""
@@ -107,7 +108,8 @@ class Batches(Dataset[Batch]):
     """`split` as batches: `batches[key]` reads, augments, collates and mixes."""
 
     def __init__(self, split: Split, augmenter: Augmenter | None = None, mix: MixSettings | None = None) -> None:
-        self.split = split
+        whole = augmenter.whole if augmenter is not None else frozenset()
+        self.split = split.read_whole(whole) if whole else split
         self.augmenter = augmenter
         self.mix = mix if mix is not None and (mix.mixup or mix.cutmix) else None
         if self.mix is not None:

@@ -5,7 +5,7 @@ Every fault of every row is found here, before training starts, and named by fil
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,10 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def read_whole(self, names: frozenset[str]) -> "Split":
+        """The same whose named inputs are as they are stored, not brought to size; nothing of it is kept in memory."""
+        return replace(self, reader=replace(self.reader, whole=names), rows=None)
 
     def __getitem__(self, index: int) -> Row:
         return self.reader.row(self.table, index) if self.rows is None else self.rows[index]

@@ -34,11 +34,15 @@ class Row:
 
 @dataclass
 class Reader:
-    """How rows of a table become parsed samples. `outputs` is empty where there are no targets to read."""
+    """How rows of a table become parsed samples. `outputs` is empty where there are no targets to read.
+
+    whole: inputs that are read by `parse_some`, as they are stored: a change of training samples brings them to size.
+    """
 
     inputs: Mapping[str, InputSettings]
     outputs: Mapping[str, OutputSettings]
     columns: Mapping[str, str] = field(default_factory=dict)
+    whole: frozenset[str] = frozenset()
 
     def present(self, table: Table) -> "Reader":
         """The same for a table that need not hold everything: kinds none of whose columns it has are left out."""
@@ -78,7 +82,8 @@ class Reader:
             cell = table.columns[columns[0]][index]
             if is_missing(cell) and not (kind.names_columns and kind.nan == "error"):
                 return None
-            return kind.parse(cell if table.base is None else kind.resolved(cell, table.base))
+            parse = kind.parse_some if name in self.whole else kind.parse
+            return parse(cell if table.base is None else kind.resolved(cell, table.base))
         except DataError as error:
             raise cell_error(table, index, None if several else columns[0], error) from None
 

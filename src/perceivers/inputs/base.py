@@ -202,6 +202,10 @@ class InputSettings(Settings, ABC):
         """
         raise AssertionError(f"{type(self).__name__} has no augmentation")
 
+    def augments_whole(self, setting: Any) -> bool:
+        """Whether what `augmenter` makes of `setting` takes what `parse_some` gives of the raw value, not `parse`."""
+        return False
+
     def completed(self) -> tuple[Self, str | None]:
         """These settings with neutral values for what training would learn, so that they build.
 

@@ -2,22 +2,25 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field, PositiveInt
+import torch
+from pydantic import Field, PositiveInt, model_validator
 
 from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError
-from perceivers.inputs.augment_image import ImageAugmentation, ImageAugmenter
+from perceivers.inputs.augment_image import ImageAugmentation, ImageAugmenter, InceptionCrop
 from perceivers.inputs.base import Input, Sample, Seed, collate_grid
 from perceivers.inputs.channels import ChannelInput
 from perceivers.inputs.decode import read_image
 from perceivers.inputs.grid import GridInput
 from perceivers.inputs.held_grid import HeldGrid
-from perceivers.inputs.lift import Conv, ImageLift, Pixels, plain_patch
+from perceivers.inputs.lift import Conv, Conv1x1, ImageLift, Pixels, plain_patch
 from perceivers.inputs.position import Fourier, Position
 from perceivers.inputs.resize import Resize, resized
+from perceivers.nn.position import PermutedPosition
 from perceivers.settings import Settings
 from perceivers.sources import Source
 
@@ -51,7 +54,18 @@ class ImageInput(ChannelInput):
     lift: ImageLift = Pixels()
     position: Position = Field(default_factory=lambda: Fourier(bands=16))
     permute: int | None = Field(default=None, ge=0)
-    """Seed of one fixed permutation of the pixels, applied before anything else [P1 §4.1, permuted ImageNet]."""
+    """Seed of one fixed permutation of the pixels, behind any augmentation [P1 §4.1, permuted ImageNet]."""
+    permute_positions: bool = False
+    """Each permuted pixel keeps its own position, as in the paper; false: the places keep theirs."""
+
+    @model_validator(mode="after")
+    def _positions_of_pixels(self) -> Self:
+        every = isinstance(self.lift, Pixels | Conv1x1) and self.lift.stride in (1, (1, 1))
+        if self.permute_positions and (self.permute is None or not every):
+            raise ValueError(
+                "permute_positions goes with permute, and with every pixel as an element: lift kind pixels or conv1x1"
+            )
+        return self
 
     @classmethod
     def drafted(cls, why: str, facts: Mapping[str, Any], rows: int) -> tuple[str, dict[str, Any]]:
@@ -90,12 +104,19 @@ class ImageInput(ChannelInput):
     def parse(self, value: Any) -> Sample:
         """A path, bytes or array (H, W[, C]) as a Sample of shape (*size, channels)."""
         image = resized(read_image(value, self.channels), self.size, self.resize, "the image")
-        mask = self.checked(image, "the image")
-        if self.permute is not None:
-            order = np.random.default_rng(self.permute).permutation(math.prod(self.size))
-            image = image.reshape(-1, self.channels)[order].reshape(image.shape)
-            mask = None if mask is None else mask.reshape(-1)[order].reshape(mask.shape)
-        return Sample(image, mask=mask)
+        return self._permuted(Sample(image, mask=self.checked(image, "the image")))
+
+    def _order(self) -> np.ndarray:
+        """Of each place the pixel that is put there."""
+        assert self.permute is not None, "the pixels are permuted"
+        return np.random.default_rng(self.permute).permutation(math.prod(self.size))
+
+    def _permuted(self, sample: Sample) -> Sample:
+        if self.permute is None:
+            return sample
+        image, mask, order = sample.values, sample.mask, self._order()
+        image = image.reshape(-1, self.channels)[order].reshape(image.shape)
+        return Sample(image, mask=None if mask is None else mask.reshape(-1)[order].reshape(mask.shape))
 
     def parse_some(self, value: Any) -> Sample:
         """A window of the image, of any height and width: what `parse` takes, but never resized."""
@@ -123,11 +144,20 @@ class ImageInput(ChannelInput):
             raise DataError(f"{source.name}: permuted pixels cannot be read in order; leave permute out.")
         return self.size
 
+    def augments_whole(self, setting: ImageAugmentation) -> bool:
+        """Where a part is cut out of the image as it is stored, and where pixels are permuted behind all changes."""
+        return self.permute is not None or (isinstance(setting.crop, InceptionCrop) and self.resize != "none")
+
     def augmenter(self, setting: ImageAugmentation) -> Callable[[Sample, Seed], Sample]:
-        """Crops, flips, RandAugment and erasing. Raises `SpecError` for permuted pixels and for channels too many."""
-        if self.permute is not None:
-            raise SpecError("the input permutes its pixels, so crops and flips mean nothing; leave them out.")
-        return ImageAugmenter(setting, self.size, self.channels).sample
+        """Crops, flips, RandAugment and erasing. Raises `SpecError` for what the channels or `resize` do not allow."""
+        change = ImageAugmenter(setting, self.size, self.channels, self.resize)
+        return change.sample if self.permute is None else partial(self._changed_then_permuted, change)
+
+    def _changed_then_permuted(self, change: ImageAugmenter, sample: Sample, seed: Seed) -> Sample:
+        if not change.cuts:
+            image = resized(sample.values, self.size, self.resize, "the image")
+            sample = Sample(image, mask=self.checked(image, "the image"))
+        return self._permuted(change.sample(sample, seed))
 
     def elements(self) -> int:
         """M after the lift."""
@@ -155,7 +185,10 @@ class ImageInput(ChannelInput):
 
     def build(self) -> Input:
         """The module."""
-        return self.on_grid(self.lift.build(2, self.channels), self.position, self.size)
+        module = self.on_grid(self.lift.build(2, self.channels), self.position, self.size)
+        if self.permute_positions and module.position is not None:
+            module.position = PermutedPosition(module.position, torch.from_numpy(self._order()))
+        return module
 
 
 def _patch(height: int, width: int) -> tuple[int, int] | None:

@@ -234,3 +234,27 @@ class RefinedPosition(nn.Module):
             position = position + layer(position)
             position = position if layer is self.extra[-1] else torch.relu(position)
         return position
+
+
+class PermutedPosition(nn.Module):
+    """Positions of a grid whose cells come in another order: row i is the encoding's row `order[i]` [P1 §4.1].
+
+    They are one dense table, (M, P): a permuted grid has no tables an axis.
+    """
+
+    order: Tensor
+
+    def __init__(self, encoding: nn.Module, order: Int[Tensor, " M"]) -> None:
+        super().__init__()
+        self.encoding = encoding
+        self.channels: int = encoding.channels  # pyright: ignore[reportAttributeAccessIssue]
+        self.register_buffer("order", order, persistent=False)
+
+    def forward(
+        self,
+        grid: Sequence[int] | None = None,
+        coords: Float[Tensor, "B M A"] | None = None,
+        like: Tensor | None = None,
+    ) -> Float[Tensor, "M P"]:
+        """(M, P) of a grid."""
+        return self.encoding(grid=grid, coords=coords, like=like)[self.order]
