@@ -103,7 +103,9 @@ def folder(tmp_path):
 
 
 def batches(folder, kind: ImageInput, augmentation: ImageAugmentation) -> Batches:
-    settings = DataSettings(source=".", columns={"image": "file"}, splits={"kind": "fraction", "validation": 0, "test": 0})
+    settings = DataSettings(
+        source=".", columns={"image": "file"}, splits={"kind": "fraction", "validation": 0, "test": 0}
+    )
     prepared = prepare(settings, {"image": kind}, {"label": CategoryOutput()}, folder, lambda *_: None)
     return Batches(prepared.splits["train"], Augmenter(prepared.inputs, {"image": augmentation}, 7))
 
