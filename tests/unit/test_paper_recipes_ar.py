@@ -97,8 +97,6 @@ def test_copying_is_learned(tmp_path):
     (ids,) = model.generate([half], 31, LIKELIEST, cache=False)
     assert bytes(token - 3 for token in ids) == half.tobytes()[::-1]
 
-    return Sampling(temperature=0)
-
 
 def test_a_context_of_131072_takes_a_step_and_says_a_token(tmp_path):
     run, scores, _ = ran("ar-copy-131072", tmp_path)
