@@ -119,6 +119,6 @@ def test_tables_and_data_sets(tmp_path, monkeypatch):
 
 def test_augmentation(trained, tmp_path, monkeypatch):
     block(monkeypatch, "torchvision")
-    augment = {"photo": {"kind": "image", "flip": 0.5}}
+    augment = {"photo": {"kind": "image", "erase": 0.5}}
     found = message(train, toys.recipe(training__augment=augment), out=tmp_path / "run", base=trained, quiet=True)
-    assert found == said("torchvision", "data", "Augmenting images")
+    assert found == said("torchvision", "data", "Erasing parts of images")
