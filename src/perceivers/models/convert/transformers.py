@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -124,7 +125,10 @@ def _arrays(stored: Stored) -> Mapping[str, Tensor]:
     """All arrays, as float32 where they are real numbers; each has memory of its own."""
     weights = stored.path / WEIGHTS
     if not weights.is_file():
-        return {name: _own(torch.from_numpy(array.read())) for name, array in stored.arrays.items()}
+        return {
+            name: _own(torch.from_numpy(np.require(array.read(), requirements="W")))
+            for name, array in stored.arrays.items()
+        }
     try:
         return {name: _own(tensor) for name, tensor in load_file(weights).items()}
     except (SafetensorError, OSError) as error:
