@@ -13,8 +13,6 @@ import argparse
 import ctypes
 import subprocess
 import sys
-import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,12 +22,9 @@ import peers
 import record
 import torch
 from attention import interleaved, resident
-from torch import Tensor, nn
+from torch import Tensor
 
-import perceivers
 from perceivers.elements import Batch, Elements
-from perceivers.models.convert import export_transformers
-from perceivers.models.model import Model
 from perceivers.models.presets import preset
 from perceivers.nn.stem import windows_around
 
@@ -80,28 +75,6 @@ def main() -> None:
     print(f"sampling: ratio {ratio('sampling', 'without cache', 'with cache'):.2f} against no cache {tail}")
 
 
-def drawn(spec: dict[str, Any]) -> Model:
-    """A model with random weights: norms, biases and heads that start at zero too, so that a mix-up shows."""
-    model = perceivers.build(spec, seed=0).eval()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1 or not parameter.any():
-                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
-    return model
-
-
-def twin(model: Model) -> nn.Module:
-    """transformers' model with the same weights, as the library exports them."""
-    transformers = peers.need("transformers", "transformers>=5")
-    transformers.utils.logging.disable_progress_bar()
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what it computes otherwise, which is set alike below
-        config = export_transformers(model, Path(folder) / "theirs")
-        name = transformers.PerceiverConfig.from_pretrained(config).architectures[0]
-        return getattr(transformers, name).from_pretrained(config).eval()
-
-
 def check(works: Works) -> None:
     """An error where the answers of the works are not the same."""
     first, *others = [work() for work in works.values()]
@@ -117,8 +90,8 @@ def flow(quick: bool) -> Works:
     size = [92, 124] if quick else [368, 496]
     spec["inputs"]["pair"] |= {"size": size}
     spec["outputs"]["flow"] |= {"pixels": 1.0}
-    ours = drawn(spec)
-    theirs = twin(ours)
+    ours = peers.drawn(spec).eval()
+    theirs = peers.twin(ours)
     images = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
     batch = ours.collate([{"pair": list(images)}])
     frames = torch.from_numpy(images).float() / 127.5 - 1
@@ -130,8 +103,8 @@ def language(quick: bool) -> Works:
     """Eight texts as long as the model reads."""
     spec = changed("perceiver-io-language", quick, {"layers": 2})
     spec["outputs"]["text"] |= {"mask_queries": False}
-    ours = drawn(spec)
-    theirs = twin(ours)
+    ours = peers.drawn(spec).eval()
+    theirs = peers.twin(ours)
     ids = torch.randint(6, 262, (2 if quick else 8, 2048), generator=torch.Generator().manual_seed(2))
     batch = Batch({"text": Elements(ids[..., None], grid=(2048,))}, len(ids))
     return {"ours": lambda: ours(batch)["text"], "transformers": lambda: theirs(input_ids=ids).logits}
@@ -143,7 +116,7 @@ def multimodal(quick: bool) -> Works:
     if quick:
         spec["inputs"]["image"] |= {"size": [16, 24, 24]}
         spec["outputs"]["image"] |= {"size": [16, 24, 24]}
-    ours = drawn(spec)
+    ours = peers.drawn(spec).eval()
     generator = np.random.default_rng(0)
     size = ours.spec.outputs["image"].size  # pyright: ignore[reportAttributeAccessIssue]
     clip = {
@@ -184,7 +157,7 @@ def sampling(quick: bool) -> Works:
         "encoder": {"kind": "autoregressive", "layers": layers, "self_attend": {"heads": 8}, "cross": {"heads": 8}},
         "outputs": {"next": {"kind": "next_token", "vocabulary": 259}},
     }
-    model = drawn(spec)
+    model = peers.drawn(spec).eval()
     prompt = np.random.default_rng(0).integers(0, 256, 1024, np.uint8)
     return {
         "with cache": lambda: model.generate([prompt], count, seed=0),  # pyright: ignore[reportCallIssue]

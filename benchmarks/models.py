@@ -74,7 +74,7 @@ def main() -> None:
 def imagenet(blocks: int, quick: bool) -> tuple[Works, dict[str, float]]:
     """Perceiver IO with Fourier positions by each, and how far the logits of the same weights are apart."""
     ours, (batch, standard) = peers.ours(peers.IO, blocks).eval(), peers.image()
-    twin = peers.transformers_twin(ours).eval()
+    twin = peers.twin(ours).eval()
     works: Works = {
         "ours": lambda: ours(batch)["label"],
         "transformers": lambda: twin(inputs=standard).logits,
@@ -113,7 +113,7 @@ def perceiver_2021(blocks: int, quick: bool) -> tuple[Works, float]:
 def training(blocks: int) -> Works:
     """A training step without the optimiser: gradients to nothing, forward, cross-entropy, backward."""
     ours, (batch, standard) = peers.ours(peers.IO, blocks).train(), peers.image()
-    twin = peers.transformers_twin(ours).train()
+    twin = peers.twin(ours).train()
     return {
         "ours": lambda: step(ours, lambda: ours(batch)["label"]),
         "transformers": lambda: step(twin, lambda: twin(inputs=standard).logits),
@@ -173,7 +173,7 @@ def peak_here(name: str, blocks: int) -> int:
     """The same in this process."""
     model, (batch, standard), (small, small_standard) = peers.ours(peers.IO, blocks), peers.image(), peers.image(32)
     if name == "transformers":
-        model = peers.transformers_twin(model)
+        model = peers.twin(model)
     run = (lambda b, x: model(b)["label"]) if name == "ours" else (lambda b, x: model(inputs=x).logits)
     model.train()
     # A small one first: what is loaded with the first call is the library's, not the step's.

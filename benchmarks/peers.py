@@ -2,7 +2,10 @@
 
 import copy
 import sys
-from collections.abc import Callable
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +13,7 @@ from torch import Tensor, nn
 
 import perceivers
 from perceivers.elements import Batch, Elements
+from perceivers.models.convert import export_transformers
 from perceivers.models.model import Model
 from perceivers.models.presets import preset
 from perceivers.nn.position import FourierPosition
@@ -17,25 +21,6 @@ from perceivers.nn.position import FourierPosition
 IO = "perceiver-io-imagenet-fourier"
 ONCE = "perceiver-imagenet-fourier-1x"
 SIZE = 224
-# transformers' names of the parts of ours; a number stands for a layer.
-_NAMES = {
-    "encoder.latents": "perceiver.embeddings.latents",
-    "encoder.cross_attends.0.": "perceiver.encoder.cross_attention.",
-    "encoder.blocks.0.": "perceiver.encoder.self_attends.",
-    "outputs.label.query.table": "perceiver.decoder.decoder.output_position_encodings.position_embeddings",
-    "outputs.label.head.": "perceiver.decoder.decoder.final_layer.",
-    "decoder.cross_attend.": "perceiver.decoder.decoder.decoding_cross_attention.",
-}
-_PARTS = {
-    "query_norm.": "attention.self.layernorm1.",
-    "element_norm.": "attention.self.layernorm2.",
-    "mlp_norm.": "layernorm.",
-    "norm.": "attention.self.layernorm1.",
-    "attention.output.": "attention.output.dense.",
-    "attention.": "attention.self.",
-    "mlp.hidden.": "mlp.dense1.",
-    "mlp.output.": "mlp.dense2.",
-}
 
 
 def need(module: str, package: str) -> Any:
@@ -50,7 +35,7 @@ def need(module: str, package: str) -> Any:
 
 
 def ours(name: str, blocks: int | None = None) -> Model:
-    """The preset with random weights: norms, biases and a head that starts at zero drawn too, so that a mix-up shows.
+    """The preset with random weights.
 
     `blocks`: fewer latent blocks, and cross-attends where they are interleaved, than the published ones.
     """
@@ -59,7 +44,12 @@ def ours(name: str, blocks: int | None = None) -> Model:
     encoder["blocks"] = blocks or encoder["blocks"]
     if encoder.get("interleaved"):
         encoder["cross_attends"] = encoder["blocks"]
-    model = perceivers.build({**spec, "encoder": encoder}, seed=0)
+    return drawn({**spec, "encoder": encoder})
+
+
+def drawn(spec: Mapping[str, Any]) -> Model:
+    """A model with random weights: norms, biases and heads that start at zero too, so that a mix-up shows."""
+    model = perceivers.build(spec, seed=0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -68,42 +58,15 @@ def ours(name: str, blocks: int | None = None) -> Model:
     return model
 
 
-def transformers_twin(model: Model) -> nn.Module:
-    """PerceiverForImageClassificationFourier with the sizes and weights of `model`, made to compute the same function.
-
-    Its activation is set to the tanh approximation, which the papers' code and ours have, and its dropout to 0.
-    """
+def twin(model: Model) -> nn.Module:
+    """transformers' model with the same weights, as the library exports them, which is without dropout."""
     transformers = need("transformers", "transformers>=5")
-    encoder = model.spec.encoder
-    config = transformers.PerceiverConfig(
-        num_latents=model.spec.latents.count,
-        d_latents=model.spec.latents.channels,
-        d_model=261,
-        num_blocks=encoder.blocks,
-        num_self_attends_per_block=encoder.layers,
-        num_self_attention_heads=encoder.self_attend.heads,
-        num_cross_attention_heads=encoder.cross.heads,
-        hidden_act="gelu_pytorch_tanh",
-        attention_probs_dropout_prob=0.0,
-        num_labels=1000,
-    )
-    with torch.device("meta"):
-        twin = transformers.PerceiverForImageClassificationFourier(config)
-    twin = twin.to_empty(device="cpu")
-    twin.load_state_dict({_their_name(name): tensor for name, tensor in model.state_dict().items()}, strict=True)
-    return twin
-
-
-def _their_name(name: str) -> str:
-    start, end = next((s, t) for s, t in _NAMES.items() if name.startswith(s))
-    rest = name[len(start) :]
-    layer, dot, inner = rest.partition(".")
-    if not layer.isdigit():
-        layer, dot, inner = "", "", rest
-    part = next((p for p in _PARTS if inner.startswith(p)), None)
-    if part is None:
-        return end + rest
-    return f"{end}{layer}{dot}{_PARTS[part]}{inner[len(part) :]}"
+    transformers.utils.logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what it computes otherwise: the benchmarks check that it does not
+        config = export_transformers(model, Path(folder) / "theirs")
+        name = transformers.PerceiverConfig.from_pretrained(config).architectures[0]
+        return getattr(transformers, name).from_pretrained(config)
 
 
 def perceiver_pytorch(cross_attends: int, blocks: int) -> nn.Module:

@@ -305,6 +305,20 @@ def collate_grid(samples: Sequence[Sample | None], grid: tuple[int, ...], channe
     return Elements(torch.from_numpy(values), grid=grid, mask=torch.from_numpy(mask))
 
 
+def collate_set(samples: Sequence[Sample | None], length: int, channels: int, axes: int) -> Elements:
+    """Samples with coordinates as `Elements`, `length` long; behind a sample's end, and where absent, masked zeros."""
+    size = len(samples), length
+    values, coords = np.zeros((*size, channels), np.float32), np.zeros((*size, axes), np.float32)
+    mask = np.zeros(size, bool)
+    for row, sample in enumerate(samples):
+        if sample is not None:
+            assert sample.coords is not None, "the elements of a set have coordinates"
+            count = len(sample.values)
+            values[row, :count], coords[row, :count] = sample.values, sample.coords
+            mask[row, :count] = True if sample.mask is None else sample.mask
+    return Elements(torch.from_numpy(values), coords=torch.from_numpy(coords), mask=torch.from_numpy(mask))
+
+
 def filled_up(values: np.ndarray, mask: np.ndarray | None, length: int) -> Sample:
     """The sample of `values` (n1, …, C), with their mask, made `length` long on the first axis by masked zeros."""
     missing = length - len(values)

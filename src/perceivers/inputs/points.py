@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from perceivers.elements import Elements
 from perceivers.errors import DataError
 from perceivers.inputs.augment_points import PointsAugmentation, augment_points
-from perceivers.inputs.base import Input, Sample, Scale, Seed, joined_channels
+from perceivers.inputs.base import Input, Sample, Scale, Seed, collate_set, joined_channels
 from perceivers.inputs.channels import ChannelInput
 from perceivers.inputs.decode_points import is_inline, points_from_json, read_points
 from perceivers.inputs.position import Fourier, Learned, NoPosition, Position
@@ -183,16 +183,7 @@ class PointsInput(ChannelInput):
 
     def collate(self, samples: Sequence[Sample | None]) -> Elements:
         """(B, count, channels) with coords (B, count, axes); behind a cloud's end masked."""
-        size = len(samples), self.count
-        values, coords = np.zeros((*size, self.channels), np.float32), np.zeros((*size, self.axes), np.float32)
-        mask = np.zeros(size, bool)
-        for row, sample in enumerate(samples):
-            if sample is not None:
-                assert sample.coords is not None, "points have coordinates"
-                found = len(sample.values)
-                values[row, :found], coords[row, :found] = sample.values, sample.coords
-                mask[row, :found] = True if sample.mask is None else sample.mask
-        return Elements(torch.from_numpy(values), coords=torch.from_numpy(coords), mask=torch.from_numpy(mask))
+        return collate_set(samples, self.count, self.channels, self.axes)
 
     def build(self) -> Input:
         """The module."""

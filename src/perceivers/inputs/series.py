@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from perceivers.bounded import GB, check_bounded
@@ -17,7 +16,7 @@ from perceivers.cells import number
 from perceivers.elements import Elements
 from perceivers.errors import DataError, MissingFileError
 from perceivers.inputs.augment_series import SeriesAugmentation, augment_series_sample
-from perceivers.inputs.base import Input, Sample, Seed, collate_grid, filled_up
+from perceivers.inputs.base import Input, Sample, Seed, collate_grid, collate_set, filled_up
 from perceivers.inputs.channels import ChannelInput
 from perceivers.inputs.grid import GridInput
 from perceivers.inputs.held_grid import HeldGrid
@@ -223,16 +222,7 @@ class SeriesInput(ChannelInput):
         if self.rate is not None:
             return collate_grid(samples, (self.steps,), self.channels)
         longest = max((len(s.values) for s in samples if s is not None), default=0)
-        values = np.zeros((len(samples), longest, self.channels), np.float32)
-        coords = np.zeros((len(samples), longest, 1), np.float32)
-        mask = np.zeros((len(samples), longest), bool)
-        for row, sample in enumerate(samples):
-            if sample is not None:
-                assert sample.coords is not None, "an irregular sample has times"
-                count = len(sample.values)
-                values[row, :count], coords[row, :count] = sample.values, sample.coords
-                mask[row, :count] = True if sample.mask is None else sample.mask
-        return Elements(torch.from_numpy(values), coords=torch.from_numpy(coords), mask=torch.from_numpy(mask))
+        return collate_set(samples, longest, self.channels, 1)
 
     def build(self) -> Input:
         """The module."""

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from perceivers.cells import class_name
 from perceivers.elements import Elements
-from perceivers.errors import DataError, SpecError, missing_extra, near_miss
-from perceivers.outputs.base import OneQuery, OneQuerySettings, Sizes
+from perceivers.errors import DataError, missing_extra
+from perceivers.outputs.base import OneQuery, Sizes
+from perceivers.outputs.classes import ClassesOutput
 from perceivers.settings import SeveralNames
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _CONFUSION = "confusion"
 _MOST_NUMBERS = 20
 
 
-class CategoryOutput(OneQuerySettings):
+class CategoryOutput(ClassesOutput):
     """One class of `classes`: cross-entropy, accuracy, probabilities with names."""
 
     mixable: ClassVar[bool] = True
@@ -43,18 +44,13 @@ class CategoryOutput(OneQuerySettings):
             return "" if name is None else name
         if name is None:
             return UNKNOWN
-        if name not in self.classes:
-            if len(self.classes) > _MOST_NUMBERS and all(map(_is_number, [name, *self.classes])):
-                raise DataError(
-                    f"'{name}' is not one of the {len(self.classes):,} classes of the training split, which are all "
-                    "numbers: the target looks like a number. Set kind: number on the output."
-                )
-            known = ", ".join(self.classes[:20]) + (", …" if len(self.classes) > 20 else "")
+        numbers = len(self.classes) > _MOST_NUMBERS and name not in self.classes
+        if numbers and all(map(_is_number, [name, *self.classes])):
             raise DataError(
-                f"class '{name}' is not one that the model was made for.{near_miss(name, self.classes)} "
-                f"Classes: {known}."
+                f"'{name}' is not one of the {len(self.classes):,} classes of the training split, which are all "
+                "numbers: the target looks like a number. Set kind: number on the output."
             )
-        return self.classes.index(name)
+        return self.index(name)
 
     def fit(self, targets: Iterable[Any]) -> Self:
         """With the sorted class names of the training split, when the recipe gives none."""
@@ -69,20 +65,6 @@ class CategoryOutput(OneQuerySettings):
             )
         return self.with_changes(classes=tuple(found))
 
-    def completed(self, name: str) -> tuple[Self, str | None]:
-        """With two classes where there are none yet."""
-        if self.classes is not None:
-            return self, None
-        return self.with_labels(("a", "b")), "the classes are learned from data: assumed 2"
-
-    def labels(self) -> tuple[str, ...] | None:
-        """The class names in order."""
-        return self.classes
-
-    def with_labels(self, labels: Sequence[str]) -> Self:
-        """With those classes where there are none yet."""
-        return self if self.classes is not None else self.with_changes(classes=tuple(labels))
-
     def collate(self, targets: Sequence[Any]) -> Tensor:
         """(B,) int64; −1 is unknown."""
         return torch.tensor(targets, dtype=torch.int64)
@@ -94,11 +76,6 @@ class CategoryOutput(OneQuerySettings):
 
     def build(self, sizes: Sizes) -> "CategoryHead":
         """The module."""
-        if self.classes is None:
-            raise SpecError(
-                "category output: classes are not known yet. perceivers.train learns them from the training split; "
-                "to build without training give classes: [name, name, …]."
-            )
         return CategoryHead(self, sizes)
 
     @property
@@ -111,9 +88,9 @@ class CategoryHead(OneQuery):
     """Logits (B, K) over the classes."""
 
     def __init__(self, settings: CategoryOutput, sizes: Sizes) -> None:
-        assert settings.classes is not None, "built from complete settings"
-        super().__init__(settings, sizes, len(settings.classes))
-        self.classes = settings.classes
+        classes = settings.known_classes()
+        super().__init__(settings, sizes, len(classes))
+        self.classes = classes
         self.label_smoothing = settings.label_smoothing
 
     def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

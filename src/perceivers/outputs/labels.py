@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from perceivers.cells import class_name, is_missing
 from perceivers.elements import Elements
-from perceivers.errors import DataError, SpecError, missing_extra, near_miss
-from perceivers.outputs.base import OneQuery, OneQuerySettings, Sizes
-from perceivers.settings import Names
+from perceivers.errors import DataError, missing_extra
+from perceivers.outputs.base import OneQuery, Sizes
+from perceivers.outputs.classes import ClassesOutput
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -21,13 +21,11 @@ if TYPE_CHECKING:
 _MAP = "map"
 
 
-class LabelsOutput(OneQuerySettings):
+class LabelsOutput(ClassesOutput):
     """Which of `classes` are true of a sample, each by itself: sigmoid cross-entropy, mean average precision."""
 
     curves: ClassVar[tuple[str, ...]] = (_MAP,)
     kind: Literal["labels"] = "labels"
-    classes: Names | None = None
-    """Class names in order. None: learned from the training split, sorted."""
 
     def parse(self, value: Any) -> tuple[str, ...] | tuple[int, ...] | None:
         """Class names as indices, or as names before `fit`; () where none is true, None where it is not known.
@@ -37,13 +35,7 @@ class LabelsOutput(OneQuerySettings):
         found = _names(value)
         if found is None or self.classes is None:
             return found
-        new = next((name for name in found if name not in self.classes), None)
-        if new is not None:
-            known = ", ".join(self.classes[:20]) + (", …" if len(self.classes) > 20 else "")
-            raise DataError(
-                f"class '{new}' is not one that the model was made for.{near_miss(new, self.classes)} Classes: {known}."
-            )
-        return tuple(self.classes.index(name) for name in found)
+        return tuple(self.index(name) for name in found)
 
     def fit(self, targets: Iterable[Any]) -> Self:
         """With the sorted class names of the training split, when the recipe gives none."""
@@ -57,20 +49,6 @@ class LabelsOutput(OneQuerySettings):
             )
         return self.with_changes(classes=tuple(found))
 
-    def completed(self, name: str) -> tuple[Self, str | None]:
-        """With two classes where there are none yet."""
-        if self.classes is not None:
-            return self, None
-        return self.with_labels(("a", "b")), "the classes are learned from data: assumed 2"
-
-    def labels(self) -> tuple[str, ...] | None:
-        """The class names in order."""
-        return self.classes
-
-    def with_labels(self, labels: Sequence[str]) -> Self:
-        """With those classes where there are none yet."""
-        return self if self.classes is not None else self.with_changes(classes=tuple(labels))
-
     def collate(self, targets: Sequence[Any]) -> Tensor:
         """(B, K) float32: 1 where the class is true, else 0; a row of NaN is unknown."""
         assert self.classes is not None, "classes are known here"
@@ -83,11 +61,6 @@ class LabelsOutput(OneQuerySettings):
 
     def build(self, sizes: Sizes) -> "LabelsHead":
         """The module."""
-        if self.classes is None:
-            raise SpecError(
-                "labels output: classes are not known yet. perceivers.train learns them from the training split; "
-                "to build without training give classes: [name, name, …]."
-            )
         return LabelsHead(self, sizes)
 
     @property
@@ -100,9 +73,9 @@ class LabelsHead(OneQuery):
     """Logits (B, K), one a class."""
 
     def __init__(self, settings: LabelsOutput, sizes: Sizes) -> None:
-        assert settings.classes is not None, "built from complete settings"
-        super().__init__(settings, sizes, len(settings.classes))
-        self.classes = settings.classes
+        classes = settings.known_classes()
+        super().__init__(settings, sizes, len(classes))
+        self.classes = classes
 
     def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Sigmoid cross-entropy in nats, the mean over the classes."""
