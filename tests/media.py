@@ -46,3 +46,28 @@ def mp4_bytes(frames: np.ndarray, form: str = "mp4", index_first: bool = False) 
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))
             container.mux(stream.encode())
         return path.read_bytes()
+
+
+def mp4_with_sound(frames: np.ndarray, sound: np.ndarray, rate: int = 8000, frames_a_second: int = 10) -> bytes:
+    """Frames (T, H, W, 3) uint8 and samples (T,) or (T, channels) between −1 and 1 as one video file."""
+    import av
+
+    planes = np.ascontiguousarray((sound[:, None] if sound.ndim == 1 else sound).T.astype(np.float32))
+    layout = "mono" if len(planes) == 1 else "stereo"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "video")
+        with av.open(str(path), "w", format="mp4") as container:
+            video = container.add_stream("libx264", rate=frames_a_second, options={"crf": "1", "preset": "ultrafast"})
+            video.height, video.width = frames[0].shape[:2]
+            video.pix_fmt = "yuv444p"
+            audio = container.add_stream("aac", rate=rate, layout=layout)
+            for pixels in frames:
+                container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))
+            container.mux(video.encode())
+            for start in range(0, planes.shape[1], 1024):
+                part = np.ascontiguousarray(planes[:, start : start + 1024])
+                heard = av.AudioFrame.from_ndarray(part, format="fltp", layout=layout)
+                heard.sample_rate, heard.pts = rate, start
+                container.mux(audio.encode(heard))
+            container.mux(audio.encode())
+        return path.read_bytes()

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from perceivers.clips.autoencoding import autoencode as autoencode
+    from perceivers.clips.files import write_clips as write_clips
     from perceivers.data.look import tables as tables
     from perceivers.data.named import data_sets as data_sets
     from perceivers.data.pictures import picture_grid as picture_grid
@@ -46,6 +48,8 @@ _PUBLIC = {
     "Predictor": "perceivers.predictor",
     "optical_flow": "perceivers.optical_flow",
     "flow_picture": "perceivers.optical_flow",
+    "autoencode": "perceivers.clips.autoencoding",
+    "write_clips": "perceivers.clips.files",
     "LiveEncoder": "perceivers.live",
     "Source": "perceivers.sources",
     "open_source": "perceivers.data.sources",
@@ -56,6 +60,7 @@ __all__ = [
     "Predictor",
     "Source",
     "__version__",
+    "autoencode",
     "build",
     "data_sets",
     "draft_recipe",
@@ -73,6 +78,7 @@ __all__ = [
     "resized",
     "tables",
     "train",
+    "write_clips",
 ]
 
 

@@ -72,7 +72,7 @@ class LiveEncoder:
                 "time with queries that depend on all elements, so any edit would mean to read all of them again; "
                 "a live input needs cross_attends: 1."
             )
-        if model.fusion is not None and model.fusion.always_masked(input):
+        if model.fusion is not None and model.fusion.hides(input):
             raise SpecError(f"encoder.masking hides all of '{input}', so no edit of it changes anything.")
         with _inside(input):
             self._held: HeldGrid | HeldSet = self._kind.held(model.inputs[input], block)  # pyright: ignore[reportArgumentType]

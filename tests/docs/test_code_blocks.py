@@ -12,14 +12,15 @@ import pytest
 from page_blocks import Block, blocks
 
 import perceivers
-from perceivers.cli.main import main
+from perceivers.cli.main import app, main
 from perceivers.models.spec import as_spec
 from perceivers.plain_yaml import read_yaml
 from perceivers.training.recipe import read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-COMMANDS = ("train", "evaluate", "predict", "fill", "flow", "generate", "data", "presets", "plan", "init", "weights")
+COMMANDS = {command.name or command.callback.__name__ for command in app.registered_commands}
+COMMANDS |= {group.name for group in app.registered_groups}
 
 # Enough of a model to put beside a lone input or output.
 # What the outputs of the pages ask with.

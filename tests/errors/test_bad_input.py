@@ -131,7 +131,7 @@ class TestPictures:
 
     def test_size(self, people, trained):
         toys.write_picture(people / "pictures/4.png", "dark", 0, (5, 4))
-        said = "the image is 5×4, but the input takes 4×4. Set resize: crop or resize: stretch on the input, or "
+        said = "the image is 5×4, but the input takes 4×4. Set resize: crop, cut_first or stretch on the input, or "
         assert f"people.csv, row 5, column 'picture': {said}" in refused(people)
         assert said in row_error(trained, photo=people / "pictures/4.png")
 

@@ -91,7 +91,7 @@ def test_errors(model):
     first, second = pair(40, 48)
     with pytest.raises(DataError, match="wanted one size"):
         optical_flow(model, first, second[:30])
-    with pytest.raises(DataError, match="the second image is 30×48, but the input takes 40×48"):
+    with pytest.raises(DataError, match="the first image is 40×48, the second one 30×48; wanted one size"):
         model({"pair": [first, second[:30]]})
     with pytest.raises(DataError, match="the pair has no second image"):
         model({"pair": {"first": first}})

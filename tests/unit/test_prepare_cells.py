@@ -120,7 +120,8 @@ def test_a_target_is_no_input(tmp_path, inputs, outputs, columns, said):
     column, output, name = said
     assert str(caught.value) == (
         f"column '{column}' is the target of output '{output}', and input '{name}' reads it too: the answer would be "
-        "given away. Take it out of the input, or map another column in data.columns."
+        "given away. Take it out of the input, map another column in data.columns, or, for an input that nobody has "
+        f"in use, hide it: encoder.masking: {{{name}: {{training: 0.5, otherwise: 1}}}}."
     )
 
 

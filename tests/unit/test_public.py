@@ -20,6 +20,7 @@ CALLS = {
     "predict": ["predict", "Predictor"],
     "fill": ["Predictor"],
     "flow": ["optical_flow", "flow_picture"],
+    "autoencode": ["autoencode", "write_clips"],
     "generate": ["load"],  # and the model's own `generate`
     "plan": ["plan"],
     "presets": ["presets"],

@@ -9,7 +9,20 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from perceivers.cli import data, evaluate, fill, flow, generate, init, plan, predict, presets, train, weights
+from perceivers.cli import (
+    autoencode,
+    data,
+    evaluate,
+    fill,
+    flow,
+    generate,
+    init,
+    plan,
+    predict,
+    presets,
+    train,
+    weights,
+)
 
 
 class Commands(TyperGroup):
@@ -45,6 +58,7 @@ app.command()(evaluate.evaluate)
 app.command()(predict.predict)
 app.command()(fill.fill)
 app.command()(flow.flow)
+app.command()(autoencode.autoencode)
 app.command()(generate.generate)
 app.add_typer(data.app, name="data")
 app.command()(plan.plan)

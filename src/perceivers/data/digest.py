@@ -10,7 +10,6 @@ import numpy as np
 
 from perceivers.cells import is_missing
 from perceivers.data.prepare import Split
-from perceivers.inputs import InputSettings
 
 # Bytes of each end of a file that are looked at, beside its size: another picture differs there.
 _END = 4096
@@ -33,7 +32,7 @@ def split_digest(split: Split) -> str:
             for cell in cells:
                 for part in _parts(cell):
                     found.update(part)
-                if isinstance(kind, InputSettings) and kind.reads_files and not is_missing(cell):
+                if kind.reads_files and not is_missing(cell):
                     for path in _paths(kind.resolved(cell, table.base or Path())):
                         found.update(_file(path))
     return found.hexdigest()

@@ -63,22 +63,37 @@ class Order(Sampler[Key]):
 class Augmenter:
     """Augments the samples of the named inputs; each draw is seeded by (seed, epoch, row)."""
 
-    def __init__(self, inputs: Mapping[str, InputSettings], settings: Mapping[str, Settings], seed: int) -> None:
+    def __init__(
+        self,
+        inputs: Mapping[str, InputSettings],
+        settings: Mapping[str, Settings],
+        seed: int,
+        outputs: Mapping[str, OutputSettings] | None = None,
+    ) -> None:
         self.seed = seed
         self.changes = {name: _change(name, inputs, setting) for name, setting in settings.items()}
         self.companions = {name: inputs[name].companions(setting) for name, setting in settings.items()}
+        self.followers = {name: _followers(name, inputs, self.changes[name], outputs or {}) for name in settings}
         self.whole = frozenset(name for name, setting in settings.items() if inputs[name].augments_whole(setting))
 
     def __call__(self, row: Row, epoch: int, index: int, split: Split | None = None) -> Row:
-        """The row with its named inputs augmented; absent ones stay absent. split: where it and companions are from."""
+        """The row with its named inputs augmented, and targets that lie on them; absent ones stay absent.
+
+        split: where it and companions are from.
+        """
         if not self.changes:
             return row
-        inputs = dict(row.inputs)
+        inputs, targets = dict(row.inputs), dict(row.targets)
         for number, name in enumerate(sorted(self.changes), start=1):
-            sample, seed = inputs[name], (self.seed, epoch, index, number)
-            if sample is not None:
-                inputs[name] = self.changes[name](sample, seed, *self._others(name, seed, split))
-        return replace(row, inputs=inputs)
+            sample, seed, change = inputs[name], (self.seed, epoch, index, number), self.changes[name]
+            if sample is None:
+                continue
+            if followers := self.followers[name]:
+                inputs[name], moved = change.with_targets(sample, seed, [targets[n] for n in followers])  # pyright: ignore[reportFunctionMemberAccess]
+                targets |= zip(followers, moved, strict=True)
+            else:
+                inputs[name] = change(sample, seed, *self._others(name, seed, split))
+        return replace(row, inputs=inputs, targets=targets)
 
     def _others(self, name: str, seed: Seed, split: Split | None) -> Sequence[Sequence[Sample]]:
         """The further argument of a change that wants companions: samples of that input, of rows drawn from `split`."""
@@ -102,6 +117,25 @@ def _change(name: str, inputs: Mapping[str, InputSettings], setting: Settings) -
         return kind.augmenter(setting)
     except SpecError as error:
         raise SpecError(f"augmentation of '{name}': {error}") from None
+
+
+def _followers(
+    name: str, inputs: Mapping[str, InputSettings], change: Any, outputs: Mapping[str, OutputSettings]
+) -> list[str]:
+    """The outputs whose targets lie on that input. Raises `SpecError` where its change would leave them behind."""
+    found = [output for output, kind in outputs.items() if kind.laid_on == name]
+    for output in found:
+        if not inputs[name].augments_targets:
+            raise SpecError(
+                f"augmentation of '{name}' would move its pixels, but not the target of '{output}', which lies on "
+                "them; leave it out."
+            )
+        if change.reverses and not outputs[output].both_ways:
+            raise SpecError(
+                f"augmentation of '{name}' reverses pairs, but the target of '{output}' is not known the other way; "
+                f"set reverse: 0, or name the column with the flow backward: outputs.{output}.backward."
+            )
+    return found
 
 
 class Batches(Dataset[Batch]):
@@ -165,7 +199,7 @@ def collate(rows: Sequence[Row], inputs: Mapping[str, InputSettings], outputs: M
     targets = {}
     for name, kind in outputs.items():
         if kind.of_input is None or kind.hides:
-            targets[name] = kind.collate([_target(row, name, kind) for row in rows])
+            targets[name] = kind.collate([_target(row, name, kind, inputs) for row in rows])
         else:
             whole = elements.get(kind.of_input)
             absent = inputs[kind.of_input].collate(columns[kind.of_input]) if whole is None else whole
@@ -173,8 +207,10 @@ def collate(rows: Sequence[Row], inputs: Mapping[str, InputSettings], outputs: M
     return Batch(elements, len(rows), targets)
 
 
-def _target(row: Row, name: str, kind: OutputSettings) -> Any:
-    """The target of a row; of one that continues the row's input, as far as that is read."""
+def _target(row: Row, name: str, kind: OutputSettings, inputs: Mapping[str, InputSettings]) -> Any:
+    """The target of a row; of one that continues the row's input, or lies on it, as far as that is read."""
+    if kind.laid_on is not None and kind.laid_on in inputs and row.targets[name] is not None:
+        return inputs[kind.laid_on].aligned(row.targets[name])
     if not kind.continues:
         return row.targets[name]
     lengths = [0 if sample is None else len(sample.values) for sample in row.inputs.values()]

@@ -176,8 +176,12 @@ def prepare(
     outputs: Mapping[str, OutputSettings],
     base: Path,
     advance: Advance,
+    hidden: Sequence[str] = (),
 ) -> Prepared:
-    """Open the source, fit the kinds on its training split and read every split."""
+    """Open the source, fit the kinds on its training split and read every split.
+
+    hidden: inputs that the model never reads in use, which may therefore read a target's column.
+    """
     tables = open_source(settings, base)
     reader = Reader(inputs, outputs, settings.columns)
     for name in settings.columns:
@@ -189,7 +193,7 @@ def prepare(
                 f"data.columns names '{name}', but '{name}' has its target from input '{outputs[name].of_input}', not "
                 "from a column; leave it out."
             )
-    reader.check_apart()
+    reader.check_apart(hidden)
     for table in tables.values():
         reader.check_columns(table)
     if not len(tables[TRAIN]):

@@ -72,17 +72,19 @@ class Reader:
         kind = self.inputs[name]
         columns = self._columns(name, kind)
         several = columns == kind.table_columns(name) and kind.names_columns
+        parse = kind.parse_some if name in self.whole else kind.parse
         try:
             if several:
                 # Training has all columns; a table to predict on may lack some, whose cells are then masked.
                 cells = {column: table.columns[column][index] for column in columns if column in table.columns}
                 empty = all(is_missing(cell) for cell in cells.values())
                 # Absent, unless an empty cell is an error: then parse says so.
-                return None if empty and kind.nan != "error" else kind.parse(cells)
+                if empty and kind.nan != "error":
+                    return None
+                return parse(cells if table.base is None else kind.resolved(cells, table.base))
             cell = table.columns[columns[0]][index]
             if is_missing(cell) and not (kind.names_columns and kind.nan == "error"):
                 return None
-            parse = kind.parse_some if name in self.whole else kind.parse
             return parse(cell if table.base is None else kind.resolved(cell, table.base))
         except DataError as error:
             raise cell_error(table, index, None if several else columns[0], error) from None
@@ -116,6 +118,8 @@ class Reader:
             return None  # made of the input when samples are put together, after whatever training changes in them
         columns = self._columns(name, kind)
         cells = [table.columns[column][index] for column in columns]
+        if table.base is not None:
+            cells = [cell if is_missing(cell) else kind.resolved(cell, table.base) for cell in cells]
         try:
             return kind.parse(cells[0] if len(cells) == 1 else cells)
         except DataError as error:
@@ -145,17 +149,22 @@ class Reader:
                 "or split otherwise."
             )
 
-    def check_apart(self) -> None:
-        """Raise `SpecError` for a target that an input reads too: the answer would be given away."""
-        for output in self.outputs:
-            kind = self.outputs[output]
-            for name in [] if kind.continues else self.inputs:
+    def check_apart(self, hidden: Sequence[str] = ()) -> None:
+        """Raise `SpecError` for a target that an input reads too: the answer would be given away.
+
+        Not by inputs that are `hidden` in use. Nor is a target that is an input by declaration (`of_input`), as an
+        autoencoder's is: to give that back through the latents is the task.
+        """
+        for output, kind in self.outputs.items():
+            for name in [] if kind.continues else [name for name in self.inputs if name not in hidden]:
                 for column in self._columns(output, kind):
-                    if column in self.columns_of(name):
+                    if column in self._columns(name, self.inputs[name]):
                         raise SpecError(
                             f"column '{column}' is the target of output '{output}', and input '{name}' reads it too: "
-                            "the answer would be given away. Take it out of the input, or map another column in "
-                            f"data.columns.{kind.apart if name in kind.asks_with else ''}"
+                            "the answer would be given away. Take it out of the input, map another column in "
+                            "data.columns, or, for an input that nobody has in use, hide it: encoder.masking: "
+                            f"{{{name}: {{training: 0.5, otherwise: 1}}}}."
+                            f"{kind.apart if name in kind.asks_with else ''}"
                         )
 
     def columns_of(self, name: str, kind: InputSettings | OutputSettings | None = None) -> list[str]:

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from perceivers.inputs.audio import AudioInput
 from perceivers.inputs.augment_image import ImageAugmentation
+from perceivers.inputs.augment_pair import PairAugmentation
 from perceivers.inputs.augment_points import PointsAugmentation
 from perceivers.inputs.augment_series import SeriesAugmentation
 from perceivers.inputs.augment_text import TextAugmentation
@@ -34,7 +35,12 @@ KINDS: dict[str, type[InputSettings]] = {
 }
 
 AnyAugmentation = Annotated[
-    ImageAugmentation | PointsAugmentation | SeriesAugmentation | TextAugmentation | TokensAugmentation,
+    ImageAugmentation
+    | PairAugmentation
+    | PointsAugmentation
+    | SeriesAugmentation
+    | TextAugmentation
+    | TokensAugmentation,
     Field(discriminator="kind"),
 ]
 

@@ -124,6 +124,8 @@ class InputSettings(Settings, ABC):
     """Its columns have statistics and weights of their own, so that those of other columns mean nothing to it."""
     augmentation: ClassVar[type[Settings] | None] = None
     """The settings that say how a training sample is changed; None: it never is. Then listed in `AnyAugmentation`."""
+    augments_targets: ClassVar[bool] = False
+    """Its augmenter has `with_targets(sample, seed, targets)` → sample, targets: those that lie on its pixels too."""
     mixable: ClassVar[bool] = False
     """Two samples can be mixed, as MixUp and CutMix do: they are numbers on one and the same grid of two axes."""
     drafted_name: ClassVar[str] = ""
@@ -201,6 +203,10 @@ class InputSettings(Settings, ABC):
         setting that these settings do not allow.
         """
         raise AssertionError(f"{type(self).__name__} has no augmentation")
+
+    def aligned(self, target: Any) -> Any:
+        """A target that lies on its pixels, (H, W, …), cut as `parse` cuts the input itself."""
+        return target
 
     def augments_whole(self, setting: Any) -> bool:
         """Whether what `augmenter` makes of `setting` takes what `parse_some` gives of the raw value, not `parse`."""

@@ -3,7 +3,7 @@
 import io
 import struct
 import wave
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -11,15 +11,13 @@ import numpy as np
 
 from perceivers.cells import number
 from perceivers.errors import DataError, missing_extra
+from perceivers.inputs.decode_track import Span, is_container, read_track
 from perceivers.inputs.opened import array_in, as_array, is_file, opened
 
 LOUDEST = 8.0
 """Larger numbers are no sound between −1 and 1, however loud, but integers that were made floats."""
 _PCM = 1  # the format tag of plain samples, which the standard library reads
-_FORMATS = "WAV, FLAC, OGG, MP3, AIFF and .npy are read"
-
-# From the samples that a sound has, its rate (None: it says none) and what heads messages: first and last to be read.
-Span = Callable[[int, float | None, str], tuple[int, int]]
+_FORMATS = "WAV, FLAC, OGG, MP3, AIFF, .npy and the sound of MP4, MOV, MKV, WebM and AVI are read"
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,9 @@ def _from_file(file: BinaryIO, what: str, span: Span, rate: float | None) -> Sou
     # Not every reader minds; a byte that fills up an odd number may be left out.
     if start.startswith(b"RIFF") and len(start) > 8 and struct.unpack_from("<I", start, 4)[0] + 8 > size + 1:
         raise DataError(f"{what} is a truncated WAV: its header tells of more bytes than its {size:,}.")
-    return _plain_wave(file, what, span) if _is_plain_wave(start) else _by_soundfile(file, what, span)
+    if _is_plain_wave(start):
+        return _plain_wave(file, what, span)
+    return Sound(*read_track(file, what, span)) if is_container(start) else _by_soundfile(file, what, span)
 
 
 def _is_plain_wave(start: bytes) -> bool:

@@ -14,6 +14,8 @@ from perceivers.inputs.opened import array_in, as_array, is_file, opened
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf,gif"
 
 Overflow = Literal["error", "truncate", "middle", "spread"]
+_NOUNS = {"video": "video", "audio": "sound"}
+_CODED = {"video": "frames are", "audio": "sound is"}
 # What makes frames (…, H, W, C) those of the input.
 Ready = Callable[[np.ndarray], np.ndarray]
 
@@ -36,7 +38,7 @@ def video_header(value: Any) -> tuple[int, int, int]:
 
     `value`: a path, a file's bytes, or a mapping with `bytes` or `path`; no .npy.
     """
-    with opened(_of_mapping(value), "video") as (file, what), _container(file, what) as container:
+    with opened(_of_mapping(value), "video") as (file, what), opened_container(file, what, "video") as container:
         stream = container.streams.video[0]
         frame = next(container.decode(stream), None)
         if frame is None:
@@ -46,6 +48,28 @@ def video_header(value: Any) -> tuple[int, int, int]:
             count = round(stream.duration * stream.time_base * stream.average_rate)
         height, width, _ = _upright(frame, 1).shape
         return max(count, 1), height, width
+
+
+def read_clip(value: Any, channels: int, count: int, rate: float, start: float) -> np.ndarray:
+    """The frames (T, H, W, channels) uint8 that a file shows at start, start + 1/rate, … seconds, `count` at most.
+
+    `value`: a path, a file's bytes, or a mapping with `bytes` or `path`. A frame is shown until the next begins; behind
+    the end of the last one there are none. Raises `DataError`.
+    """
+    with opened(_of_mapping(value), "video") as (file, what), opened_container(file, what, "video") as container:
+        stream = container.streams.video[0]
+        if start > 0:
+            # To the frame before that can be decoded by itself.
+            container.seek(round(start / stream.time_base) + (stream.start_time or 0), stream=stream)
+        found: list[np.ndarray] = []
+        shown: Any = None
+        for begin, frame in _timed(container, what, rate):
+            while shown is not None and len(found) < count and start + len(found) / rate < begin:
+                found.append(_upright(shown, channels))
+            shown = frame
+            if len(found) == count:
+                break
+    return np.stack(found) if found else np.zeros((0, 0, 0, channels), np.uint8)
 
 
 def with_frames(array: np.ndarray, channels: int, what: str) -> np.ndarray:
@@ -121,8 +145,8 @@ def _too_many(count: str, most: int, what: str) -> DataError:
 
 
 @contextmanager
-def _container(file: BinaryIO, what: str) -> Iterator[Any]:
-    """A file with a video in it, opened by PyAV. Whatever goes wrong with it is a `DataError`."""
+def opened_container(file: BinaryIO, what: str, wanted: Literal["video", "audio"]) -> Iterator[Any]:
+    """A file that holds what is `wanted`, opened by PyAV. Whatever goes wrong with it is a `DataError`."""
     try:
         import av
         from av.error import FFmpegError
@@ -131,12 +155,13 @@ def _container(file: BinaryIO, what: str) -> Iterator[Any]:
     file.seek(0)
     try:
         with av.open(file, options={"format_whitelist": FORMATS}) as container:
-            if not container.streams.video:
-                raise DataError(f"{what} holds no video.")
-            codec = container.streams.video[0].codec_context
+            streams = container.streams.video if wanted == "video" else container.streams.audio
+            if not streams:
+                raise DataError(f"{what} holds no {_NOUNS[wanted]}.")
+            codec: Any = streams[0].codec_context
             if codec is None:
-                raise DataError(f"{what} is truncated or damaged: it does not say how its frames are coded.")
-            if (pixels := codec.width * codec.height) > MOST_PIXELS:
+                raise DataError(f"{what} is truncated or damaged: it does not say how its {_CODED[wanted]} coded.")
+            if wanted == "video" and (pixels := codec.width * codec.height) > MOST_PIXELS:
                 raise DataError(f"{what} has frames of {pixels:,} pixels; the most is {MOST_PIXELS:,}.")
             yield container
     except DataError:
@@ -148,12 +173,28 @@ def _container(file: BinaryIO, what: str) -> Iterator[Any]:
 
 def _decoded(file: BinaryIO, what: str) -> Iterator[Any]:
     """The frames of the first video in a file, in order of time. Raises `DataError`."""
-    with _container(file, what) as container:
-        for packet in container.demux(container.streams.video[0]):
-            # FFmpeg itself would go on where the file ends inside a frame.
-            if packet.is_corrupt:
-                raise DataError(f"{what} is truncated or damaged, inside a frame.")
-            yield from packet.decode()
+    with opened_container(file, what, "video") as container:
+        yield from _frames(container, what)
+
+
+def _frames(container: Any, what: str) -> Iterator[Any]:
+    for packet in container.demux(container.streams.video[0]):
+        # FFmpeg itself would go on where the file ends inside a frame.
+        if packet.is_corrupt:
+            raise DataError(f"{what} is truncated or damaged, inside a frame.")
+        yield from packet.decode()
+
+
+def _timed(container: Any, what: str, rate: float) -> Iterator[tuple[float, Any]]:
+    """Each frame after the second at which it begins, and None after the end; `rate` where the file does not tell."""
+    stream = container.streams.video[0]
+    origin, step = float((stream.start_time or 0) * stream.time_base), 1 / float(stream.average_rate or rate)
+    begin = 0.0
+    for place, frame in enumerate(_frames(container, what)):
+        # Times in a file are rounded, so that a frame may begin a little behind its time.
+        begin = (place * step if frame.time is None else frame.time - origin) - step / 10
+        yield begin, frame
+    yield begin + step, None
 
 
 def _empty(what: str) -> DataError:

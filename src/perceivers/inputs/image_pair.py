@@ -8,14 +8,16 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from perceivers.cells import cells_of
+from perceivers.cells import cells_of, is_missing
 from perceivers.elements import Elements
 from perceivers.errors import DataError
+from perceivers.inputs.augment_pair import PairAugmentation, PairAugmenter
 from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid
 from perceivers.inputs.decode import read_image
 from perceivers.inputs.grid import GridInput
 from perceivers.inputs.lift import Windows
 from perceivers.inputs.position import Fourier, NoPosition, Position
+from perceivers.settings import Settings
 
 # From 0–255 to −1–1.
 _HALF = 127.5
@@ -25,6 +27,8 @@ class ImagePairInput(InputSettings):
     """A first and a second image, height × width × channels each, values from 0 to 255."""
 
     reads_columns: ClassVar[bool] = True
+    augmentation: ClassVar[type[Settings] | None] = PairAugmentation
+    augments_targets: ClassVar[bool] = True
     kind: Literal["image_pair"] = "image_pair"
     size: tuple[PositiveInt, PositiveInt]
     """Height and width that the model sees."""
@@ -32,6 +36,8 @@ class ImagePairInput(InputSettings):
     """Of one image."""
     columns: tuple[str, str] = ("first", "second")
     """The table columns that hold the two images."""
+    overflow: Literal["error", "middle"] = "error"
+    """Larger images: an error, or all but their middle is cut off, and of flow between them too."""
     lift: Windows = Windows()
     position: Position = Field(default_factory=lambda: Fourier(bands=64))
     mean: float = _HALF
@@ -46,13 +52,50 @@ class ImagePairInput(InputSettings):
         return [self._resolved(part, base) for part in cells_of(cell, self.columns)]
 
     def _resolved(self, part: Any, base: Path) -> Any:
-        return str(base / part) if isinstance(part, (str, Path)) else part
+        return str(base / part) if isinstance(part, (str, Path)) and not is_missing(part) else part
 
     def parse(self, value: Any) -> Sample:
         """[first, second] or {first: …, second: …}: paths, bytes or arrays (H, W[, C]). Raises `DataError`."""
-        images = [self._image(cell, name) for cell, name in zip(self._cells(value), self.columns, strict=True)]
-        joined = np.concatenate(images, axis=-1)
+        joined = self.aligned(self._read(value))
+        if joined.shape[:2] != self.size:
+            larger = min(given - wanted for given, wanted in zip(joined.shape[:2], self.size, strict=True)) >= 0
+            hint = " Set overflow: middle on the input to cut them." if larger else ""
+            raise DataError(
+                f"the images are {joined.shape[0]}×{joined.shape[1]}, but the input takes "
+                f"{self.size[0]}×{self.size[1]}.{hint} perceivers.optical_flow reads pairs of any size, tile by tile."
+            )
         return Sample(joined, mask=self.checked(joined, "the pair"))
+
+    def parse_some(self, value: Any) -> Sample:
+        """The same for a pair of images of any one size."""
+        joined = self._read(value)
+        return Sample(joined, mask=self.checked(joined, "the pair"))
+
+    def aligned(self, target: np.ndarray) -> np.ndarray:
+        """The middle of something larger (H, W, …), where that is what is read."""
+        rest = [given - wanted for given, wanted in zip(target.shape[:2], self.size, strict=True)]
+        if self.overflow == "error" or min(rest) < 0:
+            return target
+        top, left = rest[0] // 2, rest[1] // 2
+        return target[top : top + self.size[0], left : left + self.size[1]]
+
+    def augmenter(self, setting: PairAugmentation) -> PairAugmenter:
+        """What changes pairs as `setting` says."""
+        return PairAugmenter(setting, self.size, self.channels)
+
+    def augments_whole(self, setting: PairAugmentation) -> bool:
+        """Where a random part is cut out of them."""
+        return setting.crop
+
+    def _read(self, value: Any) -> np.ndarray:
+        """The two images (H, W, 2·C) as they are stored."""
+        first, second = (self._image(cell, name) for cell, name in zip(self._cells(value), self.columns, strict=True))
+        if first.shape != second.shape:
+            raise DataError(
+                f"the {self.columns[0]} image is {first.shape[0]}×{first.shape[1]}, the {self.columns[1]} one "
+                f"{second.shape[0]}×{second.shape[1]}; wanted one size."
+            )
+        return np.concatenate([first, second], axis=-1)
 
     def _cells(self, value: Any) -> Sequence[Any]:
         if isinstance(value, np.ndarray):
@@ -62,15 +105,9 @@ class ImagePairInput(InputSettings):
         return cells_of(value, self.columns)
 
     def _image(self, cell: Any, name: str) -> np.ndarray:
-        if cell is None:
+        if is_missing(cell):
             raise DataError(f"the pair has no {name} image; give both, or leave the input out.")
-        image = read_image(cell, self.channels)
-        if image.shape[:2] != self.size:
-            raise DataError(
-                f"the {name} image is {image.shape[0]}×{image.shape[1]}, but the input takes "
-                f"{self.size[0]}×{self.size[1]}. perceivers.optical_flow reads pairs of any size, tile by tile."
-            )
-        return image
+        return read_image(cell, self.channels)
 
     def fit(self, samples: Iterable[Sample]) -> Self:
         """Nothing is learned."""

@@ -6,6 +6,8 @@ the kernel behind the cut, and so in the last grey levels:
     centre_clamped      OpenCV's bicubic: DeepMind's notebook of the released models
     centre_unclamped    TensorFlow's bicubic: the code that trained and scored them
     centre_antialiased  transformers' image processor
+
+`cut_first` is for video: all of the middle, then bilinear without antialiasing, as DeepMind's video notebook (OpenCV).
 """
 
 from collections.abc import Callable
@@ -16,7 +18,7 @@ import torch
 
 from perceivers.errors import DataError
 
-Resize = Literal["none", "stretch", "crop", "centre_clamped", "centre_unclamped", "centre_antialiased"]
+Resize = Literal["none", "stretch", "crop", "cut_first", "centre_clamped", "centre_unclamped", "centre_antialiased"]
 
 # The side of the cut is 224 of 256 of the shorter side, exactly.
 _CUT = (7, 8)
@@ -27,8 +29,9 @@ _TENSORFLOW_STEPS = 1024
 def resized(pixels: np.ndarray, size: tuple[int, int], how: Resize, what: str) -> np.ndarray:
     """(…, H, W, C) as (…, *size, C), bicubic; uint8 stays, but for `centre_unclamped`, which gives float32.
 
-    stretch, crop: with antialiasing; crop scales by the side that needs it more, and cuts in the middle. centre_…: see
-    above; they cut whatever the size. Raises `DataError` when `how` is none. what: heads the message: "the image".
+    stretch, crop: with antialiasing; crop scales by the side that needs it more, and cuts in the middle. cut_first,
+    centre_…: see above; the latter cut whatever the size. Raises `DataError` when `how` is none. what: heads the
+    message: "the image".
     """
     height, width = pixels.shape[-3:-1]
     if how in _KERNELS:
@@ -38,8 +41,10 @@ def resized(pixels: np.ndarray, size: tuple[int, int], how: Resize, what: str) -
     if how == "none":
         raise DataError(
             f"{what} is {height}×{width}, but the input takes {size[0]}×{size[1]}. "
-            "Set resize: crop or resize: stretch on the input, or change its size."
+            "Set resize: crop, cut_first or stretch on the input, or change its size."
         )
+    if how == "cut_first":
+        return _bilinear(_largest(pixels, size), size)
     target = size
     if how == "crop":
         scale = max(size[0] / height, size[1] / width)
@@ -75,6 +80,21 @@ def _middle(pixels: np.ndarray, size: tuple[int, int], round_up: bool) -> np.nda
     return pixels[..., top : top + size[0], left : left + size[1], :]
 
 
+def _largest(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The largest middle part that has the shape of `size`; half of each side is rounded down apart, as there."""
+    height, width = pixels.shape[-3:-1]
+    scale = min(height / size[0], width / size[1])
+    rows, columns = max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
+    top, left = height // 2 - rows // 2, width // 2 - columns // 2
+    return pixels[..., top : top + rows, left : left + columns, :]
+
+
+def _bilinear(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    found = _along(pixels.astype(np.float32), -3, _bilinear_taps(pixels.shape[-3], size[0]))
+    found = _along(found, -2, _bilinear_taps(pixels.shape[-2], size[1]))
+    return np.rint(found).astype(np.uint8) if pixels.dtype == np.uint8 else found
+
+
 def _antialiased(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     found = _torch(pixels.astype(np.float32), size)
     return np.clip(np.rint(found), 0, 255).astype(np.uint8) if pixels.dtype == np.uint8 else found
@@ -91,7 +111,7 @@ def _torch(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 class _Taps(NamedTuple):
-    """Of each of n new cells on an axis the four old ones that it is made of: numbers and weights, both (n, 4)."""
+    """Of each of n new cells on an axis the old ones that it is made of: numbers and weights, both (n, 4 or 2)."""
 
     cells: np.ndarray
     weights: np.ndarray
@@ -126,6 +146,14 @@ def _opencv_taps(old: int, new: int) -> _Taps:
     cells = first.astype(np.int64)[:, None] + np.arange(-1, 3)
     weights = _cubic((place - first)[:, None] - np.arange(-1, 3), -0.75)
     return _Taps(cells.clip(0, old - 1), weights)
+
+
+def _bilinear_taps(old: int, new: int) -> _Taps:
+    """Half-pixel centres; a cell beyond the edge is the one at the edge. `cv2.resize(…, INTER_LINEAR)`."""
+    place = ((np.arange(new) + 0.5) * (old / new) - 0.5).clip(0, old - 1)
+    cells = np.floor(place).astype(np.int64)[:, None] + np.arange(2)
+    far = (place - cells[:, 0]).astype(np.float32)
+    return _Taps(cells.clip(0, old - 1), np.stack([1 - far, far], axis=1))
 
 
 def _along(pixels: np.ndarray, axis: int, taps: _Taps) -> np.ndarray:

@@ -96,7 +96,7 @@ class AutoregressiveModel(Model):
                 f"decode wants latents (B, {count}, {width}), as encode gives them; got {tuple(latents.shape)}."
             )
         contexts = self.contexts(self._names(outputs), latents, batch, points or {})
-        return {name: self._output(name).predict(latents, context) for name, context in contexts.items()}
+        return {name: self.output_module(name).predict(latents, context) for name, context in contexts.items()}
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
         """A `Batch` from raw samples: input name → text, bytes or ids."""

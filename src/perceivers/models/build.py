@@ -10,7 +10,8 @@ from perceivers.errors import SpecError
 from perceivers.inputs import Input
 from perceivers.models.autoregressive import build_autoregressive
 from perceivers.models.build_hierarchical import ACTIVATION, build_hierarchical
-from perceivers.models.model import Fusion, Model
+from perceivers.models.fusion import Fusion
+from perceivers.models.model import Model
 from perceivers.models.spec import AttentionSpec, AverageDecoderSpec, CrossDecoder, EncoderSpec, Spec, as_spec
 from perceivers.models.spec_hierarchical import HierarchicalSpec
 from perceivers.nn import MLP, AverageDecoder, CrossAttend, Decoder, Encoder, SelfAttend

@@ -1,6 +1,6 @@
 """The model: `encode` a batch into latents, `decode` latents into predictions; `forward` is their composition."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,11 +13,11 @@ from perceivers.cells import is_missing
 from perceivers.elements import Batch, Elements
 from perceivers.errors import DataError, SpecError, unknown
 from perceivers.inputs import Input, unknown_input
+from perceivers.models.fusion import Fusion
 from perceivers.models.sharding import own_share
 from perceivers.models.spec import Spec
 from perceivers.nn import AverageDecoder, Decoder, Encoder
 from perceivers.nn.hierarchical import Hierarchical, Levels
-from perceivers.nn.initialisers import learned_array
 from perceivers.nn.lifted import Lifted
 from perceivers.nn.streamed import Gathered, Streamed
 from perceivers.outputs import Context, Output
@@ -27,40 +27,8 @@ from perceivers.sources import Source
 Part = TypeVar("Part", Lifted, Streamed, Lifted | Streamed)
 
 
-class Fusion(nn.Module):
-    """Several arrays of elements as one: each padded to the same channels by a trainable embedding of its own.
-
-    channels: name → C. `padding` channels are added to the widest. Arrays are joined in sorted order of their names
-    [models.md §1 and §3: multimodal preprocessor and decoder]. masking: name → the chance that an element is replaced
-    by a learned one.
-    """
-
-    def __init__(self, channels: Mapping[str, int], padding: int, masking: Mapping[str, float] | None = None) -> None:
-        super().__init__()
-        self.channels = max(channels.values()) + padding
-        self.embeddings = nn.ParameterDict({n: learned_array(1, self.channels - channels[n]) for n in sorted(channels)})
-        self.masking = dict(masking or {})
-        self.mask_tokens = nn.ParameterDict({n: learned_array(1, self.channels) for n in sorted(self.masking)})
-
-    def pad(self, name: str, x: Tensor) -> Tensor:
-        """(B, M, c) of that name → (B, M, channels)."""
-        return torch.cat([x, self.embeddings[name].expand(*x.shape[:2], -1)], dim=-1)
-
-    def always_masked(self, name: str) -> bool:
-        """Whether what the input of that name holds is never read."""
-        return self.masking.get(name) == 1
-
-    def hidden(self, name: str, batch: int, elements: int) -> Lifted:
-        """All elements of the input of that name replaced, whatever they hold."""
-        return Lifted(self.mask_tokens[name].expand(batch, elements, -1))
-
-    def masked(self, name: str, part: Lifted) -> Lifted:
-        """The padded elements of that name, some replaced by chance."""
-        joined = part.joined()
-        chosen = torch.rand(*joined.shape[:2], 1, device=joined.device) < self.masking[name]
-        return Lifted(torch.where(chosen, self.mask_tokens[name].to(joined.dtype), joined), None, part.mask)
-
-
+# Without gradients, queries of all samples that are answered at once: their widest arrays then take a few hundred MB.
+QUERIES_AT_ONCE = 2**15
 # An input that was absent in a smaller share of the training samples counts as one that the model cannot do without.
 SELDOM = 0.01
 
@@ -110,11 +78,29 @@ class Model(nn.Module):
         self.trained: Trained | None = None
 
     def forward(
-        self, batch: "Batch | Mapping[str, Any] | Sequence[Mapping[str, Any]]", group: ProcessGroup | None = None
+        self,
+        batch: "Batch | Mapping[str, Any] | Sequence[Mapping[str, Any]]",
+        group: ProcessGroup | None = None,
+        points: Mapping[str, Sequence[int] | Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Predictions by output name, each (B, …): logits, numbers on the standardised scale, or what the kind says."""
+        """Predictions by output name, each (B, …): logits, numbers on the standardised scale, or what the kind says.
+
+        points: as `decode` takes them.
+        """
         batch = self.collated(batch)
-        return self.decode(self.encode(batch, group), batch=batch)
+        return self.decode(self.encode(batch, group), batch=batch, points=points)
+
+    def drawn(self, size: int) -> dict[str, Tensor]:
+        """For a training step on `size` samples: (size, n) numbers of queries of each output with `sampled` ones.
+
+        Each is as likely; for speed they are drawn one by one, so that one may come twice.
+        """
+        found = {}
+        for name in self.outputs:
+            output = self.output_module(name)
+            if output.sampled is not None:
+                found[name] = torch.randint(output.count({}), (size, output.sampled), device=self.device)
+        return found
 
     def encode(
         self, batch: "Batch | Mapping[str, Any] | Sequence[Mapping[str, Any]]", group: ProcessGroup | None = None
@@ -173,15 +159,14 @@ class Model(nn.Module):
         return found if self.fusion is None else self._hidden(found, batch.size)
 
     def _hidden(self, found: dict[str, Lifted | Streamed], size: int) -> dict[str, Lifted | Streamed]:
-        """The same with elements replaced as `encoder.masking` says; an input that always is needs not be there."""
+        """The same with elements replaced as `encoder.masking` says; an input hidden in use needs not be there."""
         assert self.fusion is not None, "of several inputs"
-        for name, chance in self.fusion.masking.items():
+        for name in self.fusion.masking:
             part = found.get(name)
-            if self.fusion.always_masked(name):
-                found[name] = self.fusion.hidden(name, size, self.spec.inputs[name].elements())
-            elif self.training and chance and part is not None:
-                if not isinstance(part, Lifted):
-                    raise DataError(f"input '{name}' is masked by chance in training, which a source cannot be.")
+            if self.fusion.hides(name):
+                stand_ins = self.fusion.hidden(name, size, self.spec.inputs[name].elements())
+                found[name] = self.fusion.shown(name, part, stand_ins) if self.training else stand_ins
+            elif self.training and self.fusion.masking[name].training and part is not None:
                 found[name] = self.fusion.masked(name, part)
         return {name: found[name] for name in self.inputs if name in found}
 
@@ -196,21 +181,27 @@ class Model(nn.Module):
         chunk: int | None = None,
         batch: "Batch | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None" = None,
         points: Mapping[str, Sequence[int] | Tensor] | None = None,
+        advance: Callable[[str, int, int], None] | None = None,
     ) -> dict[str, Tensor]:
         """Predictions of the named outputs (default: all). At most `chunk` queries at once; any gives the same.
 
-        batch: what was encoded; wanted only by outputs that ask with the elements of an input. points: of an output on
-        a grid, the numbers of the cells to ask for; its prediction is then (B, points, …).
+        chunk: None is all of them where gradients are wanted, else as many as `QUERIES_AT_ONCE` of all samples. batch:
+        what was encoded; wanted only by outputs that ask with the elements of an input. points: of an output on a grid,
+        the numbers of the cells to ask for, (points,) or of each sample its own (B, points); its prediction is then
+        (B, points, …). advance: told of each output on a grid how many of its queries are answered, of how many.
         """
+        if chunk is None and not torch.is_grad_enabled():
+            chunk = max(QUERIES_AT_ONCE // max(latents.shape[0] if isinstance(latents, Tensor) else 1, 1), 1)
         read = self._read(latents)
         names = self._names(outputs)
         contexts = self.contexts(names, read, batch, points or {})
         again = {name: source for name in names if (source := self.spec.outputs[name].again) is not None}
-        answers = self._answers({n: context for n, context in contexts.items() if n not in again}, read, chunk)
+        asking = {n: context for n, context in contexts.items() if n not in again}
+        answers = self._answers(asking, read, chunk, advance or (lambda name, done, total: None))
         if again:
             assert isinstance(self.encoder, Hierarchical) and isinstance(latents, Levels), "the spec is valid"  # noqa: PT018
             answers |= {name: self.encoder.again(latents, source) for name, source in again.items()}
-        return {name: self._output(name).predict(answers[name], context) for name, context in contexts.items()}
+        return {name: self.output_module(name).predict(answers[name], context) for name, context in contexts.items()}
 
     def _read(self, latents: Tensor | Levels) -> Tensor:
         """The latents that the decoder reads: of a hierarchy those of the centre, or the last ones to be averaged."""
@@ -224,17 +215,33 @@ class Model(nn.Module):
             raise DataError(f"decode wants latents (B, {wanted[0]}, {wanted[1]}), as encode gives them; got {given}.")
         return latents
 
-    def _answers(self, contexts: Mapping[str, Context], latents: Tensor, chunk: int | None) -> dict[str, Tensor]:
+    def _answers(
+        self,
+        contexts: Mapping[str, Context],
+        latents: Tensor,
+        chunk: int | None,
+        advance: Callable[[str, int, int], None],
+    ) -> dict[str, Tensor]:
         if isinstance(self.decoder, AverageDecoder):
             mean: Tensor = self.decoder(latents)
             return dict.fromkeys(contexts, mean)
         queries = {name: self.queries(name, context) for name, context in contexts.items()}
         arrays = {name: q for name, q in queries.items() if isinstance(q, Tensor)}
-        found = {n: self.decoder(q, latents, chunk=chunk) for n, q in queries.items() if n not in arrays}
+        found: dict[str, Tensor] = {}
+        for name, asked in queries.items():
+            if not isinstance(asked, Lifted):
+                continue
+            parts, done = [], 0
+            for part in self.decoder.parts(asked, latents, chunk=chunk):
+                parts.append(self.output_module(name).narrowed(part))
+                done += part.shape[1]
+                advance(name, done, asked.content.shape[1])
+            found[name] = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
         if arrays:
             parts = self.decoder(torch.cat(list(arrays.values()), dim=1), latents, chunk=chunk)
             counts = [q.shape[1] for q in arrays.values()]
-            found |= dict(zip(arrays, parts.split(counts, dim=1), strict=True))
+            each = zip(arrays, parts.split(counts, dim=1), strict=True)
+            found |= {name: self.output_module(name).narrowed(part) for name, part in each}
         return found
 
     def contexts(
@@ -305,7 +312,8 @@ class Model(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
-    def _output(self, name: str) -> Output:
+    def output_module(self, name: str) -> Output:
+        """The output module of that name."""
         output = self.outputs[name]
         assert isinstance(output, Output), "outputs are Outputs"
         return output
@@ -336,7 +344,7 @@ class Model(nn.Module):
 
     def queries(self, name: str, context: Context) -> Tensor | Lifted:
         """What the output of that name asks: (B, O, E), where outputs are fused with its embedding."""
-        queries = self._output(name).queries(context)
+        queries = self.output_module(name).queries(context)
         if self.query_fusion is None:
             return queries
         if isinstance(queries, Lifted):

@@ -105,6 +105,7 @@ _FLOW: dict[str, Any] = {
     "outputs": {"flow": {"kind": "flow"}},
 }
 
+# Clips are read as in DeepMind's notebook: their beginning, frames cut to a square first, one channel of sound.
 _SOUND: dict[str, Any] = {"kind": "fourier", "bands": 192, "resolution": [30_720]}
 _VIDEO: dict[str, Any] = {"kind": "fourier", "bands": 32, "resolution": [16, 56, 56]}
 _ACTIONS = [f"class_{i:03d}" for i in range(700)]
@@ -114,6 +115,9 @@ _MULTIMODAL: dict[str, Any] = {
             "kind": "audio",
             "samples": 30_720,
             "rate": 48_000,
+            "overflow": "truncate",
+            "resample": True,
+            "mix": True,
             "mean": [0.0],
             "std": [1.0],
             "lift": {"kind": "patches", "size": [16]},
@@ -122,7 +126,8 @@ _MULTIMODAL: dict[str, Any] = {
         "image": {
             "kind": "video",
             "size": [16, 224, 224],
-            "resize": "crop",
+            "overflow": "truncate",
+            "resize": "cut_first",
             "mean": [0.0, 0.0, 0.0],
             "std": [255.0, 255.0, 255.0],
             "lift": {"kind": "patches", "size": [1, 4, 4]},
@@ -140,12 +145,21 @@ _MULTIMODAL: dict[str, Any] = {
     },
     "decoder": {"kind": "cross_attend", "query_residual": False, "padding": 2, "output_channels": 512},
     "outputs": {
-        "audio": {"kind": "grid", "size": [30_720], "patch": [16], "query": {**_SOUND, "end": False}},
+        "audio": {
+            "kind": "grid",
+            "input": "audio",
+            "size": [30_720],
+            "patch": [16],
+            "query": {**_SOUND, "end": False},
+            "peak": 2.0,
+        },
         "image": {
             "kind": "grid",
+            "input": "image",
             "size": [16, 224, 224],
             "channels": 3,
             "std": 255.0,
+            "peak": 255.0,
             "query": {**_VIDEO, "end": False},
             "weight": 0.03,
         },

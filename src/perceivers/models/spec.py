@@ -8,6 +8,7 @@ from torch import nn
 
 from perceivers.errors import SpecError, near_miss
 from perceivers.inputs import AnyInput, InputSettings
+from perceivers.models.fusion import Chance, Masking, as_masking
 from perceivers.models.spec_autoregressive import Activation, AutoregressiveSpec, check_autoregressive
 from perceivers.models.spec_hierarchical import HierarchicalSpec, check_hierarchy, without_positions
 from perceivers.nn.perceiver import Sharing
@@ -72,9 +73,10 @@ class EncoderSpec(Settings):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     padding: NonNegativeInt = 4
     """With several inputs: channels of the learned modality embedding of the widest one [models.md §3]."""
-    masking: Mapping[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    masking: Mapping[str, Chance | Masking] = {}
     """With several inputs: by input, the chance that an element is replaced by a learned one; in training, and in use
-    where it is 1: then what the input holds is never read [models.md §3]."""
+    where it is 1: then what the input holds is never read. {training: 0.5, otherwise: 1} says them apart
+    [models.md §3 and §4.4]."""
 
     @model_validator(mode="after")
     def _order_exists(self) -> Self:
@@ -171,6 +173,11 @@ class Spec(Settings):
                 raise ValueError(
                     f"outputs.{name}.input is '{source}', which is no input{near_miss(source, self.inputs)}"
                 )
+            read = self.inputs[source]
+            if fault := output.unlike(read.raw_grid(), read.raw_numbers(read.elements())):
+                raise ValueError(f"outputs.{name} cannot be of input '{source}': {fault}")
+            if output.again is None:
+                continue
             if not isinstance(self.encoder, HierarchicalSpec):
                 raise ValueError(f"outputs.{name} is a reconstruction, which needs encoder.kind: hierarchical")
             if self.inputs[source].plain_patch() is None:
@@ -195,6 +202,12 @@ class Spec(Settings):
                         "leave its query out, or set decoder.kind: cross_attend"
                     )
         return self
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """The inputs that are never read in use, as `encoder.masking` says."""
+        masking = self.encoder.masking if isinstance(self.encoder, EncoderSpec) else {}
+        return tuple(name for name, given in masking.items() if as_masking(given).otherwise == 1)
 
     @property
     def read_channels(self) -> int:

@@ -4,7 +4,9 @@ Position channels of a grid that depend on one axis each (Fourier features) are 
 would be M × P numbers; apart they are a few thousand, and attention needs no more [decision 007].
 """
 
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -119,14 +121,24 @@ class Lifted:
             return content + position
         return torch.cat([content, position.expand(*content.shape[:2], -1)], dim=-1)
 
-    def band(self, start: int, stop: int) -> "Lifted":
-        """The elements of the rows `start` to `stop` of the first axis of a grid whose position is tables."""
+    def boxes(self, most: int) -> Iterator["Lifted"]:
+        """A grid whose position is tables, in parts of at most `most` cells that are grids too, in order."""
         assert isinstance(self.position, AxisTables), "a grid"
-        first, *others = self.position.tables
-        cells = math.prod(self.position.grid[1:])
-        cut = slice(start * cells, stop * cells)
-        tables = AxisTables((first[start:stop], *others), self.position.order)
-        return Lifted(self.content[:, cut], tables, None if self.mask is None else self.mask[:, cut], self.add)
+        grid, tables = self.position.grid, self.position.tables
+        inner = [math.prod(grid[place + 1 :]) for place in range(len(grid))]
+        # The axis that is cut is the first one whose rows are small enough; those before it go one by one.
+        axis = next(place for place, count in enumerate(inner) if count <= most)
+        step = most // inner[axis]
+        start = 0
+        for lead in itertools.product(*map(range, grid[:axis])):
+            for first in range(0, grid[axis], step):
+                last = min(first + step, grid[axis])
+                cut = slice(start, start + (last - first) * inner[axis])
+                fixed = [table[row : row + 1] for table, row in zip(tables, lead, strict=False)]
+                part = AxisTables((*fixed, tables[axis][first:last], *tables[axis + 1 :]), self.position.order)
+                mask = None if self.mask is None else self.mask[:, cut]
+                yield Lifted(self.content[:, cut], part, mask, self.add)
+                start = cut.stop
 
     def cleared(self) -> "Lifted":
         """The same with zeros where the mask says that nothing is: whatever stood there, NaN too, is gone."""

@@ -4,8 +4,7 @@ An encoder is a list of distinct cross-attends, a list of distinct latent blocks
 sharing is naming one twice, so every published sharing is the same class and no parameter stands twice in a state dict.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -137,30 +136,36 @@ class Decoder(nn.Module):
         mask: Bool[Tensor, "B O"] | None = None,
         chunk: int | None = None,
     ) -> Float[Tensor, "B O _"]:
-        """Answers in the order of the queries; at most `chunk` queries at once (of a grid: whole rows, at least one).
+        """Answers in the order of the queries; at most `chunk` queries at once.
 
         `mask` False: that query reads nothing (the official query mask). Queries that are the positions of a grid may
         be given as `Lifted`, with content or with none (c = 0): then they are not projected one by one.
         """
+        if isinstance(queries, Lifted) and mask is not None:
+            queries, mask = replace(queries, mask=mask), None
+        first, *others = self.parts(queries, latents, mask, chunk)
+        return torch.cat([first, *others], dim=1) if others else first
+
+    def parts(
+        self,
+        queries: Float[Tensor, "B O E"] | Lifted,
+        latents: Float[Tensor, "B N D"],
+        mask: Bool[Tensor, "B O"] | None = None,
+        chunk: int | None = None,
+    ) -> Iterator[Float[Tensor, "B _ _"]]:
+        """The same answers in parts of at most `chunk` queries, one after the other; `Lifted` bring their mask."""
         if chunk is not None and chunk < 1:
             raise SpecError(f"queries are answered in chunks of {chunk}; a chunk needs at least one.")
-        if isinstance(queries, Lifted):
-            queries = queries if mask is None else replace(queries, mask=mask)
-            return self._grid(queries, latents, chunk)
-        if chunk is None or queries.shape[1] <= chunk:
-            readable = None if mask is None else mask[..., None].expand(-1, -1, latents.shape[1])
-            return self._put_out(self.cross_attend(queries, latents, readable))
-        masks = [None] * -(-queries.shape[1] // chunk) if mask is None else list(mask.split(chunk, dim=1))
-        parts = [self(q, latents, m) for q, m in zip(queries.split(chunk, dim=1), masks, strict=True)]
-        return torch.cat(parts, dim=1)
-
-    def _grid(self, queries: Lifted, latents: Tensor, chunk: int | None) -> Tensor:
-        if not isinstance(queries.position, AxisTables) or queries.add:
-            return self(queries.joined(), latents, queries.mask, chunk)
-        rows, cells = queries.position.grid[0], math.prod(queries.position.grid[1:])
-        step = rows if chunk is None else max(chunk // cells, 1)
-        bands = [queries.band(start, min(start + step, rows)) for start in range(0, rows, step)]
-        return torch.cat([self._put_out(self.cross_attend(band, latents)) for band in bands], dim=1)
+        if isinstance(queries, Lifted) and isinstance(queries.position, AxisTables) and not queries.add:
+            for box in queries.boxes(chunk or queries.content.shape[1]):
+                yield self._put_out(self.cross_attend(box, latents))
+            return
+        array, mask = (queries.joined(), queries.mask) if isinstance(queries, Lifted) else (queries, mask)
+        step = max(array.shape[1], 1) if chunk is None else chunk
+        masks = [None] * max(-(-array.shape[1] // step), 1) if mask is None else mask.split(step, dim=1)
+        for some, asking in zip(array.split(step, dim=1), masks, strict=True):
+            readable = None if asking is None else asking[..., None].expand(-1, -1, latents.shape[1])
+            yield self._put_out(self.cross_attend(some, latents, readable))
 
     def _put_out(self, answers: Tensor) -> Tensor:
         return answers if self.output is None else self.output(answers)

@@ -81,10 +81,9 @@ class FourierPosition(nn.Module):
         # The other axes' tables are those of a grid of one row, which is kept.
         return AxisTables((first, *self.tables((1, *grid[1:]), like).tables[1:]), self._order())
 
-    def places(self, grid: Sequence[int], cells: Int[Tensor, " n"], like: Tensor) -> Float[Tensor, "n P"]:
+    def places(self, grid: Sequence[int], cells: Int[Tensor, "*n"], like: Tensor) -> Float[Tensor, "*n P"]:
         """The same features of some cells of a grid, by their numbers in the flattened grid."""
-        index = torch.stack(torch.unravel_index(cells, tuple(grid)), dim=-1)
-        axes = [self._positions(index[:, axis], n) for axis, n in enumerate(grid)]
+        axes = [self._positions(i, n) for i, n in zip(torch.unravel_index(cells, tuple(grid)), grid, strict=True)]
         return self._features(torch.stack(axes, dim=-1), self.resolution).to(like.device, like.dtype)
 
     def _table(self, axis: int, start: int, stop: int, cells: int, like: Tensor) -> Float[Tensor, "m P"]:
@@ -92,7 +91,7 @@ class FourierPosition(nn.Module):
         positions = self._positions(torch.arange(start, stop), cells)[:, None]
         return self._features(positions, self.resolution[axis : axis + 1]).to(like.device, like.dtype)
 
-    def _positions(self, index: Int[Tensor, " n"], cells: int) -> Float[Tensor, " n"]:
+    def _positions(self, index: Int[Tensor, "*n"], cells: int) -> Float[Tensor, "*n"]:
         if self.exact:
             return cell_positions(index, cells, self.end)
         return torch.linspace(-1, 1, cells)[index] if self.end else -1 + 2 * index / cells

@@ -6,6 +6,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -72,6 +73,8 @@ class OutputSettings(Settings, ABC):
     """What else can be done where the input that it is of reads its target column; begins with a blank."""
     continues: ClassVar[bool] = False
     """It says how the model's one input goes on, for `encoder.kind: autoregressive`: it reads that input's column."""
+    reads_files: ClassVar[bool] = False
+    """A target may be the path of a file, which is relative to its table."""
     weight: float = Field(default=1.0, gt=0)
     """Weight of this output's loss in the sum."""
 
@@ -113,6 +116,24 @@ class OutputSettings(Settings, ABC):
     def hides(self) -> bool:
         """Some elements of `of_input` are hidden, in training and scoring; what they were is the target (`hidden`)."""
         return False
+
+    @property
+    def laid_on(self) -> str | None:
+        """The input on whose pixels the target lies, and must move with them; None: it lies on none."""
+        return None
+
+    @property
+    def both_ways(self) -> bool:
+        """Whether its target also tells what it would be with the two images of `laid_on` exchanged."""
+        return False
+
+    def resolved(self, cell: Any, base: Path) -> Any:
+        """A table's `cell` for `parse`, with a path in it made relative to the table's folder `base`."""
+        return str(base / cell) if self.reads_files and isinstance(cell, (str, Path)) else cell
+
+    def unlike(self, grid: tuple[int, ...] | None, numbers: int) -> str | None:
+        """Why it cannot be `of_input`, in words, of one whose raw samples hold so many numbers, on `grid` if any."""
+        return None
 
     def table_columns(self, name: str) -> list[str]:
         """The table columns that hold the target when the recipe maps none: its own name."""
@@ -200,13 +221,29 @@ class Output(nn.Module, ABC):
     def count(self, elements: Mapping[str, int]) -> int:
         """O: how many queries it asks of one sample, with so many elements in each input."""
 
+    @property
+    def sampled(self) -> int | None:
+        """How many of its queries are asked of each sample in training; None: all."""
+        return None
+
+    def at_points(self, target: Tensor, points: Tensor) -> Tensor:
+        """The target of the queries of those numbers alone, (B, n), of an output that has `sampled` ones."""
+        raise AssertionError(f"{type(self).__name__} asks all its queries")
+
     @abstractmethod
     def flops(self, elements: Mapping[str, int]) -> int:
         """Multiplications and additions of the head for one sample."""
 
+    def narrowed(self, answers: Tensor) -> Tensor:
+        """Decoder answers (B, o, E) of some queries → what `predict` needs of them, each by itself.
+
+        So the answers of a million queries need not be kept. All of them, unless a kind says more.
+        """
+        return answers
+
     @abstractmethod
     def predict(self, answers: Tensor, context: Context) -> Tensor:
-        """Decoder answers (B, O, E) → this output's prediction (B, …)."""
+        """`narrowed` decoder answers (B, O, …) → this output's prediction (B, …)."""
 
     @abstractmethod
     def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -15,16 +15,20 @@ from perceivers.errors import DataError, SpecError, missing_extra
 from perceivers.nn.initialisers import plain_linear
 from perceivers.nn.lifted import AxisTables, Lifted
 from perceivers.nn.position import FourierPosition
-from perceivers.npy import load_npy
 from perceivers.outputs.base import Context, Output, OutputSettings, Sizes
+from perceivers.outputs.flow_files import read_flow
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
+
+# Above both a pixel's flow is wrong [KITTI 2015's Fl-all].
+_WRONG, _WRONG_SHARE = 3.0, 0.05
 
 
 class FlowOutput(OutputSettings):
     """Pixels to the right and down, for each element of the input `input`, which asks with itself."""
 
+    reads_files: ClassVar[bool] = True
     kind: Literal["flow"] = "flow"
     input: str = "pair"
     """The input whose elements, content and position, are the queries."""
@@ -32,11 +36,32 @@ class FlowOutput(OutputSettings):
     """The head's numbers are divided by it [official FlowDecoder]."""
     pixels: PositiveFloat = 20.0
     """Pixels in a unit of what is left [official flow_scale_factor]."""
+    backward: str | None = None
+    """The table column with the flow from the second image to the first, for training that reverses pairs."""
 
     @property
     def asks_with(self) -> tuple[str, ...]:
         """The input."""
         return (self.input,)
+
+    @property
+    def laid_on(self) -> str | None:
+        """The input."""
+        return self.input
+
+    @property
+    def both_ways(self) -> bool:
+        """Whether there is a column with the flow backward."""
+        return self.backward is not None
+
+    @property
+    def names_columns(self) -> bool:
+        """Where there are two of them."""
+        return self.backward is not None
+
+    def table_columns(self, name: str) -> list[str]:
+        """Its own name, and that of the flow backward."""
+        return [name] if self.backward is None else [name, self.backward]
 
     def query_channels(self, latent_channels: int, inputs: Mapping[str, nn.Module]) -> int:
         """Those of the input's elements. Raises `SpecError` where these lie on no grid of Fourier features."""
@@ -50,15 +75,23 @@ class FlowOutput(OutputSettings):
         return int(module.channels)  # pyright: ignore[reportArgumentType]
 
     def parse(self, value: Any) -> np.ndarray | None:
-        """An array (H, W, 2), or the path of one in a .npy file; NaN where it is not known. Raises `DataError`."""
-        if is_missing(value):
-            return None
-        if isinstance(value, (str, Path)):
-            value = load_npy(Path(value))
-        flow = np.asarray(value, np.float32)
-        if flow.ndim != 3 or flow.shape[-1] != 2:
-            raise DataError(f"the flow has the shape {flow.shape}; wanted (height, width, 2): right, down, in pixels.")
-        return flow
+        """An array (H, W, 2), or a file of one (see `flow_files`); NaN where it is not known. Raises `DataError`.
+
+        With a `backward` column both, as two cells: (H, W, 4), the two of the flow backward behind the others.
+        """
+        if self.backward is None:
+            return _flow(value)
+        if not isinstance(value, (list, tuple)) or len(value) != 2:
+            raise DataError(
+                f"wanted two cells, the flow and the flow backward (column '{self.backward}'); leave the output out of "
+                "data.columns, or leave backward out."
+            )
+        there, back = (_flow(cell) for cell in value)
+        if there is None or back is None:
+            return there if there is None else np.concatenate([there, np.full_like(there, np.nan)], axis=-1)
+        if there.shape != back.shape:
+            raise DataError(f"the flow has the shape {there.shape}, the flow backward {back.shape}; wanted one.")
+        return np.concatenate([there, back], axis=-1)
 
     def fit(self, targets: Iterable[Any]) -> Self:
         """Nothing is learned from targets."""
@@ -70,6 +103,7 @@ class FlowOutput(OutputSettings):
 
     def collate(self, targets: Sequence[Any]) -> Tensor:
         """(B, H, W, 2) float32 in pixels; NaN is unknown."""
+        targets = [None if target is None else target[..., :2] for target in targets]
         shapes = {target.shape for target in targets if target is not None}
         if len(shapes) > 1:
             raise DataError(f"flows of one batch have several shapes: {', '.join(map(str, sorted(shapes)))}.")
@@ -107,11 +141,15 @@ class FlowHead(Output):
         """Those of the linear."""
         return 4 * elements[self.input] * self.head.in_features
 
+    def narrowed(self, answers: Tensor) -> Tensor:
+        """(B, o, 2)."""
+        return self.head(answers) * self.factor
+
     def predict(self, answers: Tensor, context: Context) -> Tensor:
         """(B, H, W, 2), on the grid of the elements."""
         position = context.read[self.input].position
         assert isinstance(position, AxisTables), "checked when it was built"
-        return (self.head(answers) * self.factor).unflatten(1, position.grid)
+        return answers.unflatten(1, position.grid)
 
     def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The mean end-point error of an example's known pixels, in pixels."""
@@ -120,23 +158,39 @@ class FlowHead(Output):
         return errors.flatten(1).sum(-1) / counts.clamp(min=1), counts > 0
 
     def metrics(self) -> "dict[str, Metric]":
-        """End-point error over all known pixels."""
+        """Over all known pixels the end-point error, and `fl_all`: the share that is wrong by KITTI's rule.
+
+        A pixel is wrong where its error is above 3 pixels and above 5 % of how far it moved.
+        """
         try:
             from torchmetrics.aggregation import MeanMetric
         except ModuleNotFoundError as error:
             raise missing_extra(error.name or "torchmetrics", "train", "scoring") from None
 
-        return {"epe": MeanMetric()}
+        return {"epe": MeanMetric(), "fl_all": MeanMetric()}
 
     def measure(self, metrics: "Mapping[str, Metric]", prediction: Tensor, target: Tensor) -> None:
         """Add a batch; pixels that are not known are left out."""
         errors, known = _errors(prediction, target)
         if bool(known.any()):
             metrics["epe"].update(errors[known])
+            far = target[known].float().square().sum(-1).sqrt()
+            metrics["fl_all"].update(((errors[known] > _WRONG) & (errors[known] > _WRONG_SHARE * far)).float())
 
     def answer(self, name: str, prediction: Tensor, inputs: Mapping[str, Elements]) -> list[dict[str, Any]]:
         """{name: array (H, W, 2) of pixels to the right and down} a sample."""
         return [{name: flow} for flow in prediction.float().cpu().numpy()]
+
+
+def _flow(value: Any) -> np.ndarray | None:
+    if is_missing(value):
+        return None
+    if isinstance(value, (str, Path, bytes)):
+        value = read_flow(value)
+    flow = np.asarray(value, np.float32)
+    if flow.ndim != 3 or flow.shape[-1] != 2:
+        raise DataError(f"the flow has the shape {flow.shape}; wanted (height, width, 2): right, down, in pixels.")
+    return flow
 
 
 def _errors(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

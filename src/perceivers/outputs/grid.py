@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from perceivers.errors import DataError, missing_extra
 from perceivers.nn.initialisers import plain_linear
 from perceivers.nn.lifted import Lifted
 from perceivers.nn.position import FourierPosition
-from perceivers.nn.stem import depth_to_space
+from perceivers.nn.stem import depth_to_space, space_to_depth
 from perceivers.npy import load_npy
 from perceivers.outputs.base import Context, Output, OutputSettings, Sizes
 from perceivers.settings import Settings
@@ -40,7 +40,10 @@ class FourierQuery(Settings):
 class GridOutput(OutputSettings):
     """Numbers (n1, …, nA, channels) in their own units; each query answers for one cell, or for a patch of cells."""
 
+    reads_files: ClassVar[bool] = True
     kind: Literal["grid"] = "grid"
+    input: str | None = None
+    """Autoencoding: the input on the same grid whose own values are the target; it then reads no column."""
     size: tuple[PositiveInt, ...] = Field(min_length=1, max_length=4)
     """Cells per axis: height and width, or steps."""
     channels: PositiveInt = 1
@@ -48,10 +51,14 @@ class GridOutput(OutputSettings):
     patch: tuple[PositiveInt, ...] | None = None
     """Cells per axis that one query answers for; None: one."""
     query: FourierQuery = FourierQuery()
+    sampled: PositiveInt | None = None
+    """In training so many of its queries are asked of each sample, drawn anew for each; None: all."""
     loss: Literal["l1", "l2"] = "l1"
     mean: float = 0.0
     """The loss is taken of (value − mean) / std."""
     std: PositiveFloat = 1.0
+    peak: PositiveFloat | None = None
+    """From the smallest to the largest value that there is: then `psnr` is scored too; None: it is not."""
 
     @model_validator(mode="after")
     def _axes_agree(self) -> Self:
@@ -71,6 +78,29 @@ class GridOutput(OutputSettings):
     def parted(self) -> bool:
         """Any of the queries alone."""
         return True
+
+    @property
+    def of_input(self) -> str | None:
+        """The input, if one is named."""
+        return self.input
+
+    def unlike(self, grid: tuple[int, ...] | None, numbers: int) -> str | None:
+        """Another grid, or another number of channels."""
+        if grid == self.size and numbers == math.prod(self.size) * self.channels:
+            return None
+        theirs = f"{grid} with {numbers // math.prod(grid)} channels" if grid else "no grid"
+        return f"the output's grid is {self.size} with {self.channels} channels, the input's is {theirs}"
+
+    def table_columns(self, name: str) -> list[str]:
+        """Its own name, or none where the target is an input."""
+        return [name] if self.input is None else []
+
+    def target_of(self, elements: Elements) -> Tensor:
+        """(B, n1, …, nA, channels) in the input's own units; NaN where a cell is masked."""
+        values = elements.values
+        if elements.mask is not None:
+            values = torch.where(elements.mask[..., None], values.float(), math.nan)
+        return values.unflatten(1, self.size)
 
     def query_channels(self, latent_channels: int, inputs: Mapping[str, nn.Module]) -> int:
         """Those of the Fourier features."""
@@ -123,7 +153,8 @@ class GridHead(Output):
         super().__init__()
         self.grid = settings.cells
         self.patch = settings.patch or (1,) * len(settings.size)
-        self.mean, self.std = settings.mean, settings.std
+        self.mean, self.std, self.peak = settings.mean, settings.std, settings.peak
+        self._sampled = settings.sampled
         self.squared = settings.loss == "l2"
         self.position = settings.position()
         self.head = plain_linear(sizes.read, math.prod(self.patch) * settings.channels)
@@ -134,24 +165,42 @@ class GridHead(Output):
             content = context.like.new_zeros(context.batch, math.prod(self.grid), 0)
             return Lifted(content, self.position.tables(self.grid, context.like))
         cells = math.prod(self.grid)
-        outside = context.points[(context.points < 0) | (context.points >= cells)]
-        if outside.numel() or context.points.ndim != 1:
-            given = int(outside[0]) if outside.numel() else f"an array of {context.points.ndim} axes"
-            raise DataError(f"points are numbers of cells from 0 to {cells - 1:,}; got {given}.")
-        return self.position.places(self.grid, context.points, context.like).expand(context.batch, -1, -1)
+        points = context.points
+        outside = points[(points < 0) | (points >= cells)]
+        if outside.numel():
+            raise DataError(f"points are numbers of cells from 0 to {cells - 1:,}; got {int(outside[0])}.")
+        if points.ndim not in (1, 2) or points.shape[:-1] not in ((), (context.batch,)):
+            raise DataError(
+                f"points have the shape {tuple(points.shape)}; wanted (points,), or (samples, points) of "
+                f"{context.batch} samples."
+            )
+        return self.position.places(self.grid, points, context.like).expand(context.batch, -1, -1)
 
     def count(self, elements: Mapping[str, int]) -> int:
         """One a cell, or a patch of cells."""
         return math.prod(self.grid)
 
+    @property
+    def sampled(self) -> int | None:
+        """As the settings say; all where there are no more."""
+        return self._sampled if self._sampled is not None and self._sampled < math.prod(self.grid) else None
+
+    def at_points(self, target: Tensor, points: Tensor) -> Tensor:
+        """(B, n, numbers of a query)."""
+        patches = space_to_depth(target, self.patch).flatten(1, -2)
+        return patches.take_along_dim(points[..., None], dim=1)
+
     def flops(self, elements: Mapping[str, int]) -> int:
         """Those of the linear."""
         return 2 * math.prod(self.grid) * self.head.in_features * self.head.out_features
 
+    def narrowed(self, answers: Tensor) -> Tensor:
+        """(B, o, numbers of a query)."""
+        return self.head(answers)
+
     def predict(self, answers: Tensor, context: Context) -> Tensor:
         """(B, n1, …, nA, channels), or of points (B, points, numbers of a query)."""
-        numbers = self.head(answers)
-        return numbers if context.points is not None else depth_to_space(numbers.unflatten(1, self.grid), self.patch)
+        return answers if context.points is not None else depth_to_space(answers.unflatten(1, self.grid), self.patch)
 
     def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The mean absolute or squared error of an example's known cells, on the standardised scale."""
@@ -170,6 +219,13 @@ class GridHead(Output):
             raise missing_extra(error.name or "torchmetrics", "train", "scoring") from None
 
         return {"mae": MeanAbsoluteError(), "rmse": MeanSquaredError(squared=False)}
+
+    def scores(self, metrics: "Mapping[str, Metric]") -> dict[str, float]:
+        """With a `peak` also the peak signal-to-noise ratio in dB, 20·log10(peak / rmse) over all known numbers."""
+        found = super().scores(metrics)
+        if self.peak is not None and "rmse" in found:
+            found["psnr"] = 20 * math.log10(self.peak / found["rmse"]) if found["rmse"] > 0 else math.inf
+        return found
 
     def measure(self, metrics: "Mapping[str, Metric]", prediction: Tensor, target: Tensor) -> None:
         """Add a batch; what is not known is left out."""

@@ -34,7 +34,7 @@ from perceivers.training.recipe import Recipe
 from perceivers.training.reporter import Reporter, shown
 from perceivers.training.resumption import made_with, told_changes
 from perceivers.training.schedules import lr_factor
-from perceivers.training.scoring import Scores, score, total_loss
+from perceivers.training.scoring import Scores, output_of, score, total_loss
 
 
 class Training(pl.LightningModule):
@@ -106,10 +106,12 @@ class Training(pl.LightningModule):
             group["lr"] = rate
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a batch, some of its inputs dropped."""
+        """The loss of a batch, some of its inputs dropped; of outputs with `sampled` queries, of those drawn now."""
         settings = self.recipe.training
         batch = drop_inputs(batch, settings.input_dropout, (settings.seed, self.done))
-        loss = total_loss(self.model, self.model(batch), batch.targets)
+        points = self.model.drawn(batch.size)
+        asked = {name: output_of(self.model, name).at_points(batch.targets[name], points[name]) for name in points}
+        loss = total_loss(self.model, self.model(batch, points=points), {**batch.targets, **asked})
         self.loss = loss.detach()
         return loss
 

@@ -96,7 +96,8 @@ def _train(recipe: Recipe, base: Path, resume: bool, lock: RunLock, reporter: Re
     # A run that goes on has those weights in it already.
     begun = read_start(Path(recipe.training.start_from)) if recipe.training.start_from and state is None else None
     try:
-        prepared = prepare(recipe.data, inputs_of(recipe, begun, state), recipe.model.outputs, base, reporter.advance)
+        inputs, outputs = inputs_of(recipe, begun, state), recipe.model.outputs
+        prepared = prepare(recipe.data, inputs, outputs, base, reporter.advance, recipe.model.hidden)
     except FaultyRowsError as error:
         raise _all_listed(error, run.with_name(f"{run.name}-bad-rows.csv")) from None
     finally:
@@ -258,7 +259,9 @@ def _fit(
     order = Order(len(split), settings.batch_size, settings.seed, training.done, steps)
     if settings.patience is not None and training.validation is None:
         raise TrainingError("training.patience needs a validation split to look at; leave it out, or give one.")
-    batches = Batches(split, Augmenter(prepared.inputs, settings.augment, settings.seed), settings.mix)
+    batches = Batches(
+        split, Augmenter(prepared.inputs, settings.augment, settings.seed, prepared.outputs), settings.mix
+    )
     lr_factor(0, steps, settings.schedule)
     # Whatever does not fit has been found by now; from here on there is a run folder.
     lock.take()

@@ -160,11 +160,19 @@ def _multimodal(config: Config, picture: Picture, deviations: bool) -> dict[str,
     outputs = {
         "audio": {
             "kind": "grid",
+            "input": "audio",
             "size": [samples],
             "patch": [config.samples_per_patch],
             "query": {**sound, "end": False},
         },
-        "image": {"kind": "grid", "size": list(pixels), "channels": 3, "std": 255.0, "query": {**video, "end": False}},
+        "image": {
+            "kind": "grid",
+            "input": "image",
+            "size": list(pixels),
+            "channels": 3,
+            "std": 255.0,
+            "query": {**video, "end": False},
+        },
         "label": {"kind": "category", "classes": names, "query": {"channels": config.label_channels}},
     }
     decoder: dict[str, Any] = {"query_residual": False, "output_channels": config.output_num_channels}

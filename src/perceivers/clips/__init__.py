@@ -1,0 +1,1 @@
+"""Clips of video and sound through an autoencoder, and what comes out as files."""
