@@ -30,8 +30,9 @@ class Autoencoded:
     """What a model was shown and what it gave back, one clip behind the other.
 
     given, again: output → (frames, H, W, channels) or (samples, channels) in the input's own units. psnr: output → dB,
-    where its `peak` is known and something differs. guesses: output of classes → of each clip, class → probability, the likeliest first.
-    rates: output → frames or samples a second. numbers: of the latents, and of the values that they were read from.
+    where its `peak` is known and something differs. guesses: output of classes → of each clip, class → probability,
+    the likeliest first. rates: output → frames or samples a second. numbers: of the latents, and of the values that
+    they were read from.
     """
 
     given: Mapping[str, np.ndarray]
