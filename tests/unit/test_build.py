@@ -177,5 +177,7 @@ def test_an_incomplete_spec_is_not_built():
         SpecError, match=r"encoder\.self_attend\.heads is 3, which does not divide latents\.channels = 8"
     ):
         build(spec(encoder={"self_attend": {"heads": 3}}))
-    with pytest.raises(SpecError, match="spec: expected a mapping"):
+    with pytest.raises(SpecError, match="unknown preset 'perceiver'"):
         build("perceiver")
+    with pytest.raises(SpecError, match="spec: expected a mapping"):
+        build(["perceiver"])

@@ -8,6 +8,7 @@ import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perceivers import build, plan
 from perceivers.errors import SpecError
 from perceivers.models.presets import preset
 from perceivers.models.spec import CrossDecoder
@@ -331,6 +332,29 @@ def test_a_model_may_be_a_preset_with_changes():
 def test_another_kind_takes_the_place_of_the_presets():
     model = {"preset": "perceiver-imagenet-fourier", "decoder": {"kind": "cross_attend"}}
     assert of_preset(model).model.decoder == CrossDecoder()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "look"),
+    [
+        ("perceiver-io-language", {"encoder": {"kind": "perceiver", "dropout": 0.1}}, lambda s: s.encoder.layers == 26),
+        (
+            "perceiver-io-multimodal",
+            {"outputs": {"label": {"query": {"kind": "learned", "init_std": 0.1}}}},
+            lambda s: s.outputs["label"].query.channels == 1024,
+        ),
+    ],
+)
+def test_a_kind_that_the_preset_leaves_to_its_default_is_that_kind(name, changes, look):
+    assert look(of_preset({"preset": name, **changes}).model)
+
+
+def test_a_preset_is_planned_and_built_by_name_and_with_changes():
+    name, smaller = "perceiver-io-language", {"preset": "perceiver-io-language", "encoder": {"layers": 2}}
+    assert plan(name).parameters == plan({"preset": name}).parameters == preset(name).parameters
+    assert plan(smaller).parameters < plan(name).parameters
+    assert build(name, "meta").spec == preset(name).build_spec()
+    assert build(smaller, "meta").spec == of_preset(smaller).model
 
 
 def test_the_recipe_of_a_run_writes_the_preset_out(tmp_path):

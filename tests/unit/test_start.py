@@ -78,6 +78,30 @@ class TestBeginning:
         assert "encoder (" in told
         assert "encoder.latents is (6, 16) here and (4, 16) there" in told
 
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"encoder__self_attend": {"heads": 4}}, "encoder.self_attend.heads is 4 here and 2 there"),
+            ({"encoder__activation": "gelu"}, "encoder.activation is gelu here and gelu_tanh there"),
+            ({"encoder__blocks": 2}, "encoder.blocks is 2 here and 1 there"),
+            (
+                {"decoder": {"kind": "cross_attend", "query_residual": False}},
+                "decoder.query_residual is False here and True there",
+            ),
+        ],
+    )
+    def test_what_no_shape_tells_is_told(self, tmp_path, changes, said):
+        own, other, told = started(tmp_path, spec(**changes))
+        assert equal(own, other, "encoder")
+        assert f"  {said}: its weights were found with that" in told
+
+    def test_what_only_training_reads_is_not_told(self, tmp_path):
+        assert " there: " not in started(tmp_path, spec(encoder__dropout=0.1))[2]
+
+    def test_a_decoder_of_another_kind_is_left(self, tmp_path):
+        told = started(tmp_path, spec(decoder={"kind": "average"}))[2]
+        assert "left there: decoder" in told
+
     def test_more_layers_are_new(self, tmp_path):
         own, other, told = started(tmp_path, spec(encoder__layers=2))
         assert equal(own, other, "encoder.latents")

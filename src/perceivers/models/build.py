@@ -1,7 +1,7 @@
 """Spec → Model: the only file that knows every class, but for those of `autoregressive`, which has its own."""
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from perceivers.models.autoregressive import build_autoregressive
 from perceivers.models.build_hierarchical import ACTIVATION, build_hierarchical
 from perceivers.models.fusion import Fusion
 from perceivers.models.model import Model
-from perceivers.models.spec import AttentionSpec, AverageDecoderSpec, CrossDecoder, EncoderSpec, Spec, as_spec
+from perceivers.models.presets import spec_of
+from perceivers.models.spec import AttentionSpec, AverageDecoderSpec, CrossDecoder, EncoderSpec, Spec
 from perceivers.models.spec_hierarchical import HierarchicalSpec
 from perceivers.nn import MLP, AverageDecoder, CrossAttend, Decoder, Encoder, SelfAttend
 from perceivers.nn.hierarchical import Hierarchical
@@ -20,17 +21,16 @@ from perceivers.nn.initialisers import nothing_drawn, plain_linear
 from perceivers.nn.perceiver import encoder_order
 from perceivers.outputs.base import Sizes
 
-Block = TypeVar("Block", CrossAttend, SelfAttend)
 
-
-def build(spec: "Spec | Mapping[str, Any]", device: torch.device | str = "cpu", seed: int | None = None) -> Model:
+def build(spec: "str | Spec | Mapping[str, Any]", device: torch.device | str = "cpu", seed: int | None = None) -> Model:
     """A model with freshly drawn weights.
 
-    `spec`: a `Spec` or plain data of its shape. `device='meta'` gives shapes and counts at once, without memory.
-    `seed` fixes the draw and leaves torch's global generator as it was; None draws from that generator.
+    `spec`: a `Spec`, plain data of its shape, or a preset's name; the data may name a `preset` to change.
+    `device='meta'` gives shapes and counts at once, without memory. `seed` fixes the draw and leaves
+    torch's global generator as it was; None draws from that generator.
     Raises `SpecError` for a spec that cannot be understood or is not complete.
     """
-    spec = as_spec(spec)
+    spec = spec_of(spec)
     if seed is None:
         with torch.device(device):
             return _build(spec)
@@ -134,7 +134,7 @@ def _cross_attend(e: EncoderSpec, latent_channels: int, channels: int) -> CrossA
             f"encoder.cross.heads is {e.cross.heads}, which does not divide the {channels} channels of what is read; "
             f"set encoder.cross.qk_channels to a multiple of {e.cross.heads}, or change the heads."
         )
-    cross = CrossAttend(
+    return CrossAttend(
         latent_channels,
         channels,
         e.cross.heads,
@@ -143,21 +143,14 @@ def _cross_attend(e: EncoderSpec, latent_channels: int, channels: int) -> CrossA
         _mlp(latent_channels, e.cross, e.activation),
         e.cross.query_residual,
         e.dropout,
+        e.cross.qkv_bias,
     )
-    return _biased(cross, e.cross.qkv_bias)
 
 
 def _self_attend(e: EncoderSpec, channels: int) -> SelfAttend:
     a = e.self_attend
-    layer = SelfAttend(channels, a.heads, a.qk_channels, a.v_channels, _mlp(channels, a, e.activation), e.dropout)
-    return _biased(layer, a.qkv_bias)
-
-
-def _biased(block: Block, qkv_bias: bool) -> Block:
-    """The block, without biases of queries, keys and values where `qkv_bias` is false."""
-    if not qkv_bias:
-        block.attention.without_input_biases()
-    return block
+    mlp = _mlp(channels, a, e.activation)
+    return SelfAttend(channels, a.heads, a.qk_channels, a.v_channels, mlp, e.dropout, qkv_bias=a.qkv_bias)
 
 
 def _mlp(channels: int, attention: AttentionSpec, activation: str) -> MLP:
@@ -170,6 +163,7 @@ def _decoder(spec: Spec, query_channels: int) -> Decoder | AverageDecoder:
         return AverageDecoder(spec.read_channels if d.norm else None)
     activation = ACTIVATION if isinstance(spec.encoder, HierarchicalSpec) else spec.perceiver.activation
     mlp = MLP(query_channels, d.widening, activation)
-    cross = CrossAttend(query_channels, spec.read_channels, d.heads, d.qk_channels, d.v_channels, mlp, d.query_residual)
+    facts = (d.heads, d.qk_channels, d.v_channels, mlp, d.query_residual)
+    cross = CrossAttend(query_channels, spec.read_channels, *facts, qkv_bias=d.qkv_bias)
     output = plain_linear(query_channels, d.output_channels) if d.output_channels else None
-    return Decoder(_biased(cross, d.qkv_bias), output)
+    return Decoder(cross, output)

@@ -16,7 +16,8 @@ from perceivers.models.layers import Layer, layers_of
 from perceivers.models.memory import Alive, block_layers, joined_channels, model_inputs, model_outputs
 from perceivers.models.model import Model
 from perceivers.models.plan_hierarchical import HierarchyAlive
-from perceivers.models.spec import Spec, as_spec
+from perceivers.models.presets import spec_of
+from perceivers.models.spec import Spec
 from perceivers.models.spec_hierarchical import HierarchicalSpec
 from perceivers.nn import Decoder
 from perceivers.nn.attention.planner import Path
@@ -104,7 +105,9 @@ class Plan:
         return max(int((self.budget - fixed) * self.batch // max(self.memory.training_activations, 1)), 0)
 
 
-def plan(spec: "Spec | Mapping[str, Any]", batch: int = 1, averages: bool = False, budget: float | None = None) -> Plan:
+def plan(
+    spec: "str | Spec | Mapping[str, Any]", batch: int = 1, averages: bool = False, budget: float | None = None
+) -> Plan:
     """The cost of a model on batches of `batch` samples.
 
     `averages`: training keeps averaged weights (training.ema). Statistics and classes that training would learn are
@@ -118,7 +121,7 @@ def plan(spec: "Spec | Mapping[str, Any]", batch: int = 1, averages: bool = Fals
     without (query/key and value widths differ). Expect the truth within a factor of 2. Raises `SpecError`.
     """
     assert batch >= 1, "a batch has a sample"
-    spec, assumed = _completed(as_spec(spec))
+    spec, assumed = _completed(spec_of(spec))
     model = build(spec, device="meta")
     if isinstance(model, AutoregressiveModel):
         from perceivers.models.plan_autoregressive import autoregressive_plan

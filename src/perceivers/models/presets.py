@@ -284,13 +284,27 @@ def with_preset(data: Mapping[str, Any]) -> dict[str, Any]:
     """The preset's spec that `data["preset"]` names, with the rest of `data` merged into it.
 
     Mappings are merged key by key; one of another `kind` takes the place of the preset's, and so does any other value;
-    null takes an input or an output away. Raises `SpecError` for a preset that does not exist.
+    null takes an input or an output away. A `kind` that the preset leaves to its default is that kind. Raises
+    `SpecError` for a preset that does not exist.
     """
     name = data["preset"]
     if not isinstance(name, str):
         raise SpecError(f"model.preset is {name!r}; it names a preset, such as {next(iter(PRESETS))}.")
     changes = {key: value for key, value in data.items() if key != "preset"}
-    return _without_null(_merged(preset(name).spec, changes))
+    found = preset(name)
+    return _without_null(_merged(found.spec, changes, found.build_spec().model_dump(mode="json")))
+
+
+def spec_of(what: "str | Spec | Mapping[str, Any]") -> Spec:
+    """The spec of a preset's name, of plain data, which may name a `preset` to change, or of a spec.
+
+    Raises `SpecError`.
+    """
+    if isinstance(what, str):
+        return preset(what).build_spec()
+    if isinstance(what, Mapping) and "preset" in what:
+        return as_spec(with_preset(what), f"preset {what['preset']}, changed")
+    return as_spec(what)
 
 
 def _without_null(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -299,13 +313,16 @@ def _without_null(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {**spec, **{name: {k: v for k, v in group.items() if v is not None} for name, group in groups.items()}}
 
 
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any], whole: Any = None) -> dict[str, Any]:
+    """`base` with `changes` put in. whole: `base` with every default written out, which tells the kinds left out."""
+    whole = whole if isinstance(whole, Mapping) else {}
     found = dict(base)
     for key, value in changes.items():
         before = base.get(key)
         if isinstance(before, Mapping) and isinstance(value, Mapping):
-            same = value.get("kind", before.get("kind")) == before.get("kind")
-            found[key] = _merged(before, value) if same else value
+            full = whole.get(key)
+            kind = before.get("kind", full.get("kind") if isinstance(full, Mapping) else None)
+            found[key] = _merged(before, value, full) if value.get("kind", kind) == kind else value
         else:
             found[key] = value
     return found

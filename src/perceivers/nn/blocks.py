@@ -78,12 +78,13 @@ class CrossAttend(nn.Module):
         mlp: MLP | None = None,
         query_residual: bool = True,
         dropout: float = 0.0,
+        qkv_bias: bool = True,
     ) -> None:
         super().__init__()
-        qk = qk_channels or element_channels
+        qk, v = qk_channels or element_channels, v_channels or qk_channels or element_channels
         self.query_norm = nn.LayerNorm(query_channels, LAYER_NORM_EPS)
         self.element_norm = nn.LayerNorm(element_channels, LAYER_NORM_EPS)
-        self.attention = Attention(query_channels, element_channels, qk, v_channels or qk, query_channels, heads)
+        self.attention = Attention(query_channels, element_channels, qk, v, query_channels, heads, qkv_bias)
         self.mlp_norm = nn.LayerNorm(query_channels, LAYER_NORM_EPS)
         self.mlp = mlp or MLP(query_channels)
         self.query_residual = query_residual
@@ -140,11 +141,12 @@ class SelfAttend(nn.Module):
         mlp: MLP | None = None,
         dropout: float = 0.0,
         skipped: nn.Module | None = None,
+        qkv_bias: bool = True,
     ) -> None:
         super().__init__()
         qk = qk_channels or channels
         self.norm = nn.LayerNorm(channels, LAYER_NORM_EPS)
-        self.attention = Attention(channels, channels, qk, v_channels or qk, channels, heads)
+        self.attention = Attention(channels, channels, qk, v_channels or qk, channels, heads, qkv_bias)
         self.mlp_norm = nn.LayerNorm(channels, LAYER_NORM_EPS)
         self.mlp = mlp or MLP(channels)
         self.dropout = nn.Dropout(dropout)

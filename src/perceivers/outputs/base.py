@@ -281,11 +281,6 @@ class OneQuerySettings(OutputSettings, ABC):
     head: Annotated[LinearHead | MlpHead, Field(discriminator="kind")] = LinearHead()
 
     @property
-    def parted(self) -> bool:
-        """Whether some of its queries can be asked without the others."""
-        return False
-
-    @property
     def averaged(self) -> bool:
         """As long as nothing is said of its query."""
         return self.query == LearnedQuery()

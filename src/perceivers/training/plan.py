@@ -8,7 +8,7 @@ from perceivers.data.named import NAMED
 from perceivers.errors import SpecError, near_miss
 from perceivers.models.plan import Plan
 from perceivers.models.plan import plan as plan_of_spec
-from perceivers.models.presets import PRESETS
+from perceivers.models.presets import PRESETS, spec_of
 from perceivers.models.spec import Spec, as_spec
 from perceivers.training.recipe import Recipe, as_recipe, read_recipe, with_overrides
 
@@ -55,7 +55,7 @@ def _model(what: "str | Path | Recipe | Spec | Mapping[str, Any]", overrides: Se
         return what
     data = what.model_dump(mode="json") if isinstance(what, (Recipe, Spec)) else what
     changed = with_overrides(data, overrides) if overrides else data
-    return as_recipe(changed) if "model" in data else as_spec(changed)
+    return as_recipe(changed) if "model" in data else spec_of(changed)
 
 
 def _with_known_classes(recipe: Recipe) -> Spec:

@@ -19,6 +19,11 @@ from perceivers.training.recipe import Recipe
 LEARNED = ("mean", "std", "classes")
 # Tensors of other shapes that a message names.
 _SHOWN = 3
+# Settings that say nothing of what weights mean: those that only training reads, and those that shapes and names tell.
+_TRAINING_ONLY = {"dropout", "token_dropout", "latent_dropout", "drop_path", "masking", "train_latents"}
+_SIZES = {"layers", "latents", "channels", "qk_channels", "v_channels", "widening", "cross_widening", "self_widening"}
+_MORE_SIZES = {"padding", "output_channels", "embedding_channels", "project_positions", "qkv_bias", "norm"}
+_TOLD_ELSEWHERE = _TRAINING_ONLY | _SIZES | _MORE_SIZES
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def located(recipe: Recipe, base: Path) -> Recipe:
 def inputs_of(recipe: Recipe, start: Start | None, state: Mapping[str, Any] | None) -> Mapping[str, InputSettings]:
     """The recipe's inputs, with what the model that the run begins with had learned of data.
 
-    state: the checkpoint of a run that goes on, which has that in its spec. It is then not read again.
+    state: the checkpoint of a run that goes on, whose spec has that, and the statistics of that run's own data.
     """
     if recipe.training.start_from is None:
         return recipe.model.inputs
@@ -77,7 +82,8 @@ def begin_with(model: Model, start: Start) -> tuple[str, ...]:
     """Put the weights of `start` into `model` where names and shapes agree, and say in lines which those are.
 
     An input is begun with only where its kind, columns and classes are the same, an output where its kind and classes
-    are. Raises `ModelError` when nothing of inputs and encoder fits.
+    are, encoder and decoder where theirs are. Settings that shapes do not tell, such as heads and activations, are
+    told where they differ. Raises `ModelError` when nothing of inputs and encoder fits.
     """
     own = model.state_dict()
     alike = _alike_parts(model.spec, start.spec)
@@ -96,7 +102,33 @@ def begin_with(model: Model, start: Start) -> tuple[str, ...]:
             "the sizes of its spec.json for latents, encoder and the inputs that both have, or leave start_from out."
         )
     model.load_state_dict(taken, strict=False)
-    return (*_told(own, taken, start), *(f"  {text}" for text in (*other[:_SHOWN], *hints)))
+    differing = _differences(model.spec, start.spec, {_part(name) for name in taken})
+    return (*_told(own, taken, start), *(f"  {text}" for text in (*other[:_SHOWN], *differing, *hints)))
+
+
+def _differences(own: Spec, other: Spec, taken: set[str]) -> list[str]:
+    """A line for each setting of what is begun with that its weights were not found with, and that no shape tells."""
+    lines = []
+    for part in ("encoder", "decoder"):
+        # An autoregressive encoder's module is the whole `core`.
+        if part in taken or (part == "encoder" and "core" in taken):
+            here, there = (_flat(part, getattr(spec, part).model_dump(mode="json")) for spec in (own, other))
+            both = [name for name in here if name in there and here[name] != there[name]]
+            lines += [
+                f"{name} is {here[name]} here and {there[name]} there: its weights were found with that"
+                for name in both
+                if name.rpartition(".")[2] not in _TOLD_ELSEWHERE and "masking" not in name
+            ]
+    return lines
+
+
+def _flat(name: str, data: Any) -> dict[str, Any]:
+    """Dotted name → value of nested plain data."""
+    if isinstance(data, Mapping):
+        return {n: v for key, value in data.items() for n, v in _flat(f"{name}.{key}", value).items()}
+    if isinstance(data, list) and any(isinstance(value, Mapping) for value in data):
+        return {n: v for i, value in enumerate(data) for n, v in _flat(f"{name}.{i}", value).items()}
+    return {name: data}
 
 
 def _told(own: Mapping[str, Tensor], taken: Mapping[str, Tensor], start: Start) -> list[str]:
@@ -147,7 +179,9 @@ def _part(name: str) -> str:
 
 def _alike_parts(own: Spec, other: Spec) -> set[str]:
     """The parts of which a weight of the same name and shape means the same."""
-    found = {"encoder", "decoder", "fusion", "query_fusion", "core"}
+    found = {"fusion", "query_fusion"}
+    found |= {"encoder", "core"} if type(own.encoder) is type(other.encoder) else set()
+    found |= {"decoder"} if type(own.decoder) is type(other.decoder) else set()
     for name, kind in own.inputs.items():
         if name in other.inputs and _same(kind, other.inputs[name], ("classes",)):
             found.add(f"inputs.{name}")

@@ -20,8 +20,8 @@ from perceivers.nn.streamed import Gathered
 class Attention(nn.Module):
     """Multi-head attention with separate query/key, value and output widths [P2 §E; official `Attention`].
 
-    All four linears have biases, see `without_input_biases`. `qk_channels` (F) and `v_channels` (V) are totals over
-    heads; `heads` divides both.
+    All four linears have biases; without `qkv_bias` only the output has, as in other libraries. `qk_channels` (F) and
+    `v_channels` (V) are totals over heads; `heads` divides both.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class Attention(nn.Module):
         v_channels: int,
         output_channels: int,
         heads: int = 1,
+        qkv_bias: bool = True,
     ) -> None:
         super().__init__()
         for name, channels in (("qk_channels", qk_channels), ("v_channels", v_channels)):
@@ -42,15 +43,10 @@ class Attention(nn.Module):
         self.heads = heads
         self.flat = False
         """Never make keys and values of all elements at once (`Encoder.save_memory`)."""
-        self.query = block_linear(query_channels, qk_channels)
-        self.key = block_linear(element_channels, qk_channels)
-        self.value = block_linear(element_channels, v_channels)
+        self.query = block_linear(query_channels, qk_channels, qkv_bias)
+        self.key = block_linear(element_channels, qk_channels, qkv_bias)
+        self.value = block_linear(element_channels, v_channels, qkv_bias)
         self.output = block_linear(v_channels, output_channels)
-
-    def without_input_biases(self) -> None:
-        """Take the biases of queries, keys and values away, as other libraries have none; the output keeps its own."""
-        for linear in (self.query, self.key, self.value):
-            linear.register_parameter("bias", None)
 
     def forward(
         self,
