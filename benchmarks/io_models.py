@@ -84,46 +84,48 @@ def check(works: Works) -> None:
             raise AssertionError(f"answers differ by {difference:.1e} of the largest, over {TOLERANCE:.0e}.")
 
 
-def flow(quick: bool) -> Works:
+def flow(quick: bool, device: str = "cpu") -> Works:
     """One pair of images, all pixels asked for."""
     spec = changed("perceiver-io-flow", quick, {"layers": 2})
     size = [92, 124] if quick else [368, 496]
     spec["inputs"]["pair"] |= {"size": size}
     spec["outputs"]["flow"] |= {"pixels": 1.0}
-    ours = peers.drawn(spec).eval()
+    ours = peers.drawn(spec, device).eval()
     theirs = peers.twin(ours)
     images = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
-    batch = ours.collate([{"pair": list(images)}])
+    batch = ours.collate([{"pair": list(images)}]).to(ours.device)
     frames = torch.from_numpy(images).float() / 127.5 - 1
-    patches = torch.stack([windows_around(frame[None], 3) for frame in frames], dim=1).movedim(-1, 2).contiguous()
+    patches = (
+        torch.stack([windows_around(frame[None], 3) for frame in frames], dim=1).movedim(-1, 2).contiguous().to(device)
+    )
     return {"ours": lambda: ours(batch)["flow"], "transformers": lambda: theirs(inputs=patches).logits}
 
 
-def language(quick: bool) -> Works:
+def language(quick: bool, device: str = "cpu") -> Works:
     """Eight texts as long as the model reads."""
     spec = changed("perceiver-io-language", quick, {"layers": 2})
     spec["outputs"]["text"] |= {"mask_queries": False}
-    ours = peers.drawn(spec).eval()
+    ours = peers.drawn(spec, device).eval()
     theirs = peers.twin(ours)
-    ids = torch.randint(6, 262, (2 if quick else 8, 2048), generator=torch.Generator().manual_seed(2))
+    ids = torch.randint(6, 262, (2 if quick else 8, 2048), generator=torch.Generator().manual_seed(2)).to(device)
     batch = Batch({"text": Elements(ids[..., None], grid=(2048,))}, len(ids))
     return {"ours": lambda: ours(batch)["text"], "transformers": lambda: theirs(input_ids=ids).logits}
 
 
-def multimodal(quick: bool) -> Works:
+def multimodal(quick: bool, device: str = "cpu") -> Works:
     """One clip, all of it decoded: the latents kept, and read anew for each chunk of points."""
     spec = changed("perceiver-io-multimodal", quick, {"layers": 2})
     if quick:
         spec["inputs"]["image"] |= {"size": [16, 24, 24]}
         spec["outputs"]["image"] |= {"size": [16, 24, 24]}
-    ours = peers.drawn(spec).eval()
+    ours = peers.drawn(spec, device).eval()
     generator = np.random.default_rng(0)
     size = ours.spec.outputs["image"].size  # pyright: ignore[reportAttributeAccessIssue]
     clip = {
         "audio": generator.uniform(-1, 1, (30_720, 1)).astype(np.float32),
         "image": generator.integers(0, 256, (*size, 3), np.uint8),
     }
-    batch = ours.collate([clip])
+    batch = ours.collate([clip]).to(ours.device)
     pixels, patches, chunks = int(np.prod(size)), 1920, QUICK_CHUNKS if quick else CHUNKS
 
     def points(chunk: int) -> dict[str, Tensor]:
@@ -140,7 +142,7 @@ def multimodal(quick: bool) -> Works:
     return {"encoded once": whole, "encoded for each chunk": by_chunks}
 
 
-def sampling(quick: bool) -> Works:
+def sampling(quick: bool, device: str = "cpu") -> Works:
     """Tokens that follow a prompt of 1,024, greedily, from a model of 2,048."""
     width, layers, count = (128, 2, 8) if quick else (512, 12, 64)
     spec = {
@@ -157,7 +159,7 @@ def sampling(quick: bool) -> Works:
         "encoder": {"kind": "autoregressive", "layers": layers, "self_attend": {"heads": 8}, "cross": {"heads": 8}},
         "outputs": {"next": {"kind": "next_token", "vocabulary": 259}},
     }
-    model = peers.drawn(spec).eval()
+    model = peers.drawn(spec, device).eval()
     prompt = np.random.default_rng(0).integers(0, 256, 1024, np.uint8)
     return {
         "with cache": lambda: model.generate([prompt], count, seed=0),  # pyright: ignore[reportCallIssue]

@@ -71,14 +71,14 @@ def main() -> None:
         draw(seconds, record.RESULTS / "models.png")
 
 
-def imagenet(blocks: int, quick: bool) -> tuple[Works, dict[str, float]]:
+def imagenet(blocks: int, quick: bool, device: str = "cpu") -> tuple[Works, dict[str, float]]:
     """Perceiver IO with Fourier positions by each, and how far the logits of the same weights are apart."""
-    ours, (batch, standard) = peers.ours(peers.IO, blocks).eval(), peers.image()
+    ours, (batch, standard) = peers.ours(peers.IO, blocks, device).eval(), peers.image(device=device)
     twin = peers.twin(ours).eval()
     works: Works = {
         "ours": lambda: ours(batch)["label"],
         "transformers": lambda: twin(inputs=standard).logits,
-        "bare products": bare_products(blocks),
+        "bare products": bare_products(blocks, device),
     }
     if not quick:
         other, channels_last = peers.PerceiverPytorchOnce(blocks).eval(), standard.movedim(1, -1).contiguous()
@@ -88,10 +88,10 @@ def imagenet(blocks: int, quick: bool) -> tuple[Works, dict[str, float]]:
     return works, {"transformers": difference}
 
 
-def perceiver_2021(blocks: int, quick: bool) -> tuple[Works, float]:
+def perceiver_2021(blocks: int, quick: bool, device: str = "cpu") -> tuple[Works, float]:
     """The model of 2021 with a cross-attend before each latent block: as it is, and by keys and values."""
-    many, once = peers.ours("perceiver-imagenet-fourier", blocks).eval(), peers.ours(peers.ONCE, blocks).eval()
-    batch, standard = peers.image()
+    many, once = (peers.ours(name, blocks, device).eval() for name in ("perceiver-imagenet-fourier", peers.ONCE))
+    batch, standard = peers.image(device=device)
 
     def plain(model: nn.Module) -> Tensor:
         with plain_path():
@@ -110,9 +110,9 @@ def perceiver_2021(blocks: int, quick: bool) -> tuple[Works, float]:
         return works, apart(works["ours"](), works["SDPA"](), "SDPA")
 
 
-def training(blocks: int) -> Works:
+def training(blocks: int, device: str = "cpu") -> Works:
     """A training step without the optimiser: gradients to nothing, forward, cross-entropy, backward."""
-    ours, (batch, standard) = peers.ours(peers.IO, blocks).train(), peers.image()
+    ours, (batch, standard) = peers.ours(peers.IO, blocks, device).train(), peers.image(device=device)
     twin = peers.twin(ours).train()
     return {
         "ours": lambda: step(ours, lambda: ours(batch)["label"]),
@@ -123,7 +123,8 @@ def training(blocks: int) -> Works:
 def step(model: nn.Module, forward: Callable[[], Tensor]) -> None:
     """Gradients of the cross-entropy."""
     model.zero_grad()
-    nn.functional.cross_entropy(forward(), LABEL).backward()
+    logits = forward()
+    nn.functional.cross_entropy(logits, LABEL.to(logits.device)).backward()
 
 
 @contextlib.contextmanager
@@ -137,12 +138,12 @@ def plain_path() -> Iterator[None]:
         planner.FEWEST_ELEMENTS = before
 
 
-def bare_products(blocks: int) -> Callable[[], None]:
+def bare_products(blocks: int, device: str = "cpu") -> Callable[[], None]:
     """The matrix products of the latent tower and nothing else: six linears a self-attend, q·kᵀ, p·v."""
-    x = torch.randn(LATENTS, CHANNELS)
-    weights = [[torch.randn(CHANNELS, CHANNELS) for _ in range(6)] for _ in range(LAYERS)]
-    q = torch.randn(HEADS, LATENTS, CHANNELS // HEADS)
-    p = torch.randn(HEADS, LATENTS, LATENTS)
+    x = torch.randn(LATENTS, CHANNELS, device=device)
+    weights = [[torch.randn(CHANNELS, CHANNELS, device=device) for _ in range(6)] for _ in range(LAYERS)]
+    q = torch.randn(HEADS, LATENTS, CHANNELS // HEADS, device=device)
+    p = torch.randn(HEADS, LATENTS, LATENTS, device=device)
 
     def products() -> None:
         for _ in range(blocks):

@@ -34,7 +34,7 @@ def need(module: str, package: str) -> Any:
         raise SystemExit(2) from None
 
 
-def ours(name: str, blocks: int | None = None) -> Model:
+def ours(name: str, blocks: int | None = None, device: str = "cpu") -> Model:
     """The preset with random weights.
 
     `blocks`: fewer latent blocks, and cross-attends where they are interleaved, than the published ones.
@@ -44,10 +44,10 @@ def ours(name: str, blocks: int | None = None) -> Model:
     encoder["blocks"] = blocks or encoder["blocks"]
     if encoder.get("interleaved"):
         encoder["cross_attends"] = encoder["blocks"]
-    return drawn({**spec, "encoder": encoder})
+    return drawn({**spec, "encoder": encoder}, device)
 
 
-def drawn(spec: Mapping[str, Any]) -> Model:
+def drawn(spec: Mapping[str, Any], device: str = "cpu") -> Model:
     """A model with random weights: norms, biases and heads that start at zero too, so that a mix-up shows."""
     model = perceivers.build(spec, seed=0)
     generator = torch.Generator().manual_seed(1)
@@ -55,18 +55,18 @@ def drawn(spec: Mapping[str, Any]) -> Model:
         for parameter in model.parameters():
             if parameter.ndim == 1 or not parameter.any():
                 parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
-    return model
+    return model.to(device)
 
 
 def twin(model: Model) -> nn.Module:
-    """transformers' model with the same weights, as the library exports them, which is without dropout."""
+    """transformers' model with the same weights on the same device, as the library exports them: without dropout."""
     transformers = need("transformers", "transformers>=5")
     transformers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what it computes otherwise: the benchmarks check that it does not
         config = export_transformers(model, Path(folder) / "theirs")
         name = transformers.PerceiverConfig.from_pretrained(config).architectures[0]
-        return getattr(transformers, name).from_pretrained(config)
+        return getattr(transformers, name).from_pretrained(config).to(model.device)
 
 
 def perceiver_pytorch(cross_attends: int, blocks: int) -> nn.Module:
@@ -117,12 +117,13 @@ class PerceiverPytorchOnce(nn.Module):
         return self.model(torch.cat([x.flatten(1, 2), position[None]], dim=-1), queries=self.query)
 
 
-def image(size: int = SIZE) -> tuple[Batch, Tensor]:
+def image(size: int = SIZE, device: str = "cpu") -> tuple[Batch, Tensor]:
     """One image twice: bytes as our models read them, and standardised (1, 3, size, size)."""
     pixels = torch.randint(0, 256, (1, size * size, 3), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
     settings = preset(IO).spec["inputs"]["image"]
     standard = (pixels.float() - torch.tensor(settings["mean"])) / torch.tensor(settings["std"])
-    return Batch({"image": Elements(pixels, grid=(size, size))}, 1), standard.mT.unflatten(2, (size, size)).contiguous()
+    batch = Batch({"image": Elements(pixels, grid=(size, size))}, 1)
+    return batch.to(torch.device(device)), standard.mT.unflatten(2, (size, size)).contiguous().to(device)
 
 
 def transformers_encoder(latents: int, channels: int, elements: Tensor) -> Callable[[], object]:

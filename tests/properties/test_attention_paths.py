@@ -187,6 +187,20 @@ class TestPlanner:
         assert choose_paths(shapes[0], asking, flat=True) is not None
         assert choose_paths(shapes[1], asking) is not None
 
+    def test_where_there_is_room_keys_and_values_are_made_at_once(self):
+        shapes, asking = [PartShape(50176, 261, 224)], Asking(512, 261, 261, 261, 1)
+        assert choose_paths(shapes, asking) is not None
+        assert choose_paths(shapes, asking, roomy=True) is None
+        assert choose_paths(shapes, asking, flat=True, roomy=True) is not None
+        assert choose_paths([PartShape(50176, 261, streamed=True)], asking, roomy=True) is not None
+
+    def test_room_is_an_accelerators(self, monkeypatch):
+        assert not planner.has_room(torch.zeros(1), 1, 1, 1, 1)
+        like = torch.zeros(3, 1, device="meta")
+        for memory, roomy in ((8 * 3 * 4 * (100 * 50 + 2 * 2 * 7 * 100), True), (8 * 3 * 4 * 100 * 50, False)):
+            monkeypatch.setattr(planner, "device_memory", lambda device, memory=memory: memory)
+            assert planner.has_room(like, 100, 7, 50, 2) is roomy
+
     def test_half_precision_and_shapes_without_data_are_read_plainly(self):
         assert planner.reads_apart(torch.zeros(1))
         assert not planner.reads_apart(torch.zeros(1).half())

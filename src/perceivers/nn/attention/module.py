@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from perceivers.errors import SpecError
 from perceivers.nn.attention.asking import ask_grid, asks_by_tables
 from perceivers.nn.attention.attend import attend
-from perceivers.nn.attention.planner import Asking, Path, choose_paths, reads_apart, shape_of
+from perceivers.nn.attention.planner import Asking, Path, choose_paths, has_room, reads_apart, shape_of
 from perceivers.nn.attention.read import Asked, asked, attend_lifted, merged_values, values_of
 from perceivers.nn.attention.state import State
 from perceivers.nn.initialisers import block_linear
@@ -84,7 +84,10 @@ class Attention(nn.Module):
                 )
         else:
             training = torch.is_grad_enabled() and query.requires_grad
-            paths = choose_paths(shapes, Asking(query.shape[1], channels, *widths, self.heads, training), self.flat)
+            asking = Asking(query.shape[1], channels, *widths, self.heads, training)
+            count = sum(shape.elements for shape in shapes)
+            roomy = has_room(query, count, query.shape[1], sum(widths), self.heads)
+            paths = choose_paths(shapes, asking, self.flat, roomy)
         if paths is None:
             readable = None if elements.mask is None else elements.mask[:, None]
             return self._read(query, norm(elements.joined), readable)
@@ -99,7 +102,10 @@ class Attention(nn.Module):
         A query that the mask of `queries` leaves out reads nothing.
         """
         widths = self.query.out_features, self.value.out_features
-        if asks_by_tables(queries, elements.shape[1], queries.channels, *widths, self.heads) and reads_apart(elements):
+        count, keys = queries.content.shape[1], elements.shape[1]
+        by_tables = asks_by_tables(queries, keys, queries.channels, *widths, self.heads) and reads_apart(elements)
+        # Here it is the queries that are many, and the answers as wide as values.
+        if by_tables and not has_room(elements, count, keys, sum(widths), self.heads):
             keys, values = self.key(elements), self.value(elements)
             return ask_grid(queries, keys, values, norm, self.query, self.output, self.heads)
         mask = None if queries.mask is None else queries.mask[..., None].expand(-1, -1, elements.shape[1])

@@ -1,9 +1,13 @@
-"""Which path reads elements: decided from shapes alone, so that the same model on the same data takes the same path.
+"""Which path reads elements: decided from shapes and the kind of device alone, so that the same model on the same data
+takes the same path.
 
 A path's time is estimated from what it does (products, scores, elements, chunks, calls) and what each cost on two
-cores; only the ratios matter, and they are much the same elsewhere [benchmarks/planner.py measures the choice].
+cores; only the ratios matter, and they are much the same on other processors [benchmarks/planner.py measures the
+choice]. An accelerator is quickest with few large kernels: there keys and values of all elements are made while they
+have room [benchmarks/accelerator.py].
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,7 +24,8 @@ Path = Literal["plain", "absorbed", "factorised", "projected"]
 # Below so many elements keys and values are small, and one fused kernel is as good as several calls [benchmarks].
 FEWEST_ELEMENTS = 512
 WITHOUT_FLOAT64 = ("mps",)
-
+# Keys, values and scores of all elements have room on an accelerator while they take no more of its whole memory.
+ROOM = 1 / 8
 
 # Nanoseconds on two cores (AVX-512, float32) of: a multiply-add of projections (factorised: of the tables), one of the
 # attention, a score, an element's number that is read and written, a chunk (factorised: a tile), the call.
@@ -107,20 +112,43 @@ def part_path(part: PartShape, asking: Asking) -> Path:
     return cheapest
 
 
-def choose_paths(parts: Sequence[PartShape], asking: Asking, flat: bool = False) -> tuple[Path, ...] | None:
+def choose_paths(
+    parts: Sequence[PartShape], asking: Asking, flat: bool = False, roomy: bool = False
+) -> tuple[Path, ...] | None:
     """A path for each part, or None: all joined, with keys and values, by the plain path.
 
-    flat: never the plain path, so that memory does not grow with keys and values of all elements.
+    flat: never the plain path, so that memory does not grow with keys and values of all elements. roomy: the device is
+    an accelerator that has room for them, see `has_room`.
     """
     elements = sum(part.elements for part in parts)
     must = flat or any(part.streamed for part in parts)
-    if elements < FEWEST_ELEMENTS and not must:
+    if (elements < FEWEST_ELEMENTS or roomy) and not must:
         return None
     paths: tuple[Path, ...] = tuple(part_path(part, asking) for part in parts)
     if must:
         return paths
     apart = sum(nanoseconds(part, path, asking) for part, path in zip(parts, paths, strict=True))
     return paths if apart < nanoseconds(PartShape(elements, asking.channels), "plain", asking) else None
+
+
+def has_room(like: Tensor, keys: int, queries: int, wide: int, heads: int) -> bool:
+    """Whether the device of `like` (B, …) is an accelerator on which keys, values and scores at once take little.
+
+    wide: widths of keys and values together. Scores are counted twice, as torch's plain kernel makes them.
+    """
+    if like.device.type == "cpu":
+        return False
+    numbers = like.shape[0] * (keys * wide + 2 * heads * queries * keys)
+    return numbers * like.element_size() <= ROOM * device_memory(like.device)
+
+
+@functools.cache
+def device_memory(device: torch.device) -> int:
+    """Bytes of the accelerator `device`, used or not; 0 for kinds that do not say."""
+    kind = getattr(torch, device.type, None)
+    if kind is None or not hasattr(kind, "get_device_properties"):
+        return 0
+    return int(kind.get_device_properties(device).total_memory)
 
 
 def reads_apart(query: Tensor) -> bool:
