@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from perceivers.models.presets import presets as presets
     from perceivers.models.resize import resized as resized
     from perceivers.models.weights import load as load
-    from perceivers.optical_flow import flow_picture as flow_picture
-    from perceivers.optical_flow import optical_flow as optical_flow
+    from perceivers.flow_tiles import flow_picture as flow_picture
+    from perceivers.flow_tiles import optical_flow as optical_flow
     from perceivers.predictor import Predictor as Predictor
     from perceivers.predictor import predict as predict
     from perceivers.sources import Source as Source
@@ -46,8 +46,8 @@ _PUBLIC = {
     "evaluate": "perceivers.training.evaluate",
     "predict": "perceivers.predictor",
     "Predictor": "perceivers.predictor",
-    "optical_flow": "perceivers.optical_flow",
-    "flow_picture": "perceivers.optical_flow",
+    "optical_flow": "perceivers.flow_tiles",
+    "flow_picture": "perceivers.flow_tiles",
     "autoencode": "perceivers.clips.autoencoding",
     "write_clips": "perceivers.clips.files",
     "LiveEncoder": "perceivers.live",

@@ -36,6 +36,7 @@ COUNTS = {
     "perceiver-io-language-128": 430_132_230,
     "perceiver-io-language-512": 105_849_862,
     "perceiver-io-flow-1x1": 41_054_062,
+    "perceiver-io-flow-separate": 41_720_272,
     "perceiver-io-flow-small": 27_908_974,
     "perceiver-io-multimodal-392": 19_658_151,
     "perceiver-io-multimodal-196": 19_557_799,

@@ -6,7 +6,7 @@ import torch
 
 import perceivers
 from perceivers.errors import DataError, ModelError
-from perceivers.optical_flow import edge_distance, flow_picture, optical_flow, tiles
+from perceivers.flow_tiles import edge_distance, flow_picture, optical_flow, tiles
 
 SPEC = {
     "inputs": {"pair": {"kind": "image_pair", "size": [40, 48], "position": {"kind": "fourier", "bands": 2}}},

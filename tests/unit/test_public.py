@@ -41,6 +41,12 @@ def test_every_public_name_is_there_and_described(name):
     assert getattr(perceivers, name).__doc__
 
 
+def test_no_module_takes_a_public_names_place():
+    """Importing a module sets it on its package, where it would hide a function of its name."""
+    folder = Path(perceivers.__file__).parent
+    assert not {path.stem for path in folder.iterdir()} & set(perceivers.__all__)
+
+
 class TestPlan:
     def test_a_recipe_knows_the_classes_of_its_data(self):
         """520 parameters of the head are those of eight more digits than the two that a spec alone assumes."""

@@ -20,7 +20,7 @@ def flow(
 
     from perceivers.atomic import replace_file
     from perceivers.errors import DataError
-    from perceivers.optical_flow import flow_picture, optical_flow
+    from perceivers.flow_tiles import flow_picture, optical_flow
     from perceivers.training.reporter import Reporter
 
     for path, ending in ((out, ".npy"), (picture, ".png")):

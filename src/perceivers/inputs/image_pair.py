@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -38,6 +39,9 @@ class ImagePairInput(InputSettings):
     """The table columns that hold the two images."""
     overflow: Literal["error", "middle"] = "error"
     """Larger images: an error, or all but their middle is cut off, and of flow between them too."""
+    frames: Literal["joined", "separate"] = "joined"
+    """An element is a pixel of both images at once, or of one of them: the images then lie one behind the other on a
+    grid of two × height × width [P2 Table 16]."""
     lift: Windows = Windows()
     position: Position = Field(default_factory=lambda: Fourier(bands=64))
     mean: float = _HALF
@@ -114,12 +118,12 @@ class ImagePairInput(InputSettings):
         return self
 
     def elements(self) -> int:
-        """M: one a pixel."""
-        return math.prod(self.size)
+        """M: one a pixel, of both images or of each."""
+        return math.prod(self._grid())
 
     def raw_grid(self) -> tuple[int, ...]:
-        """Height and width."""
-        return self.size
+        """Height and width, behind the number of the image where they are separate."""
+        return self._grid()
 
     def of_size(self, size: tuple[int, ...]) -> Self:
         """With that size."""
@@ -130,13 +134,28 @@ class ImagePairInput(InputSettings):
         return 2 * self.channels * math.prod(self.size)
 
     def collate(self, samples: Sequence[Sample | None]) -> Elements:
-        """(B, H·W, 2·C) on the grid (H, W): the channels of the first, then of the second."""
-        return collate_grid(samples, self.size, 2 * self.channels)
+        """(B, H·W, 2·C) on the grid (H, W): the channels of the first, then of the second; or (B, 2·H·W, C)."""
+        if self.frames == "separate":
+            samples = [sample and self._apart(sample) for sample in samples]
+        return collate_grid(samples, self._grid(), self._width())
+
+    def _apart(self, sample: Sample) -> Sample:
+        """(H, W, 2·C) → (2, H, W, C); a pixel that is masked is so in both."""
+        values = np.moveaxis(sample.values.reshape(*self.size, 2, self.channels), 2, 0)
+        mask = None if sample.mask is None else np.broadcast_to(sample.mask.reshape(self.size), self._grid())
+        return replace(sample, values=values, mask=mask)
+
+    def _grid(self) -> tuple[int, ...]:
+        return self.size if self.frames == "joined" else (2, *self.size)
+
+    def _width(self) -> int:
+        """Channels of an element."""
+        return self.channels * (2 if self.frames == "joined" else 1)
 
     def build(self) -> Input:
         """The module."""
-        width = 2 * self.channels
-        lift = self.lift.build(2, width)
-        position = None if isinstance(self.position, NoPosition) else self.position.build(self.size)
+        grid, width = self._grid(), self._width()
+        lift = self.lift.build(len(grid), width)
+        position = None if isinstance(self.position, NoPosition) else self.position.build(grid)
         add = not isinstance(self.position, NoPosition) and self.position.join == "add"
         return GridInput([self.mean] * width, [self.std] * width, lift, position, add)

@@ -109,7 +109,7 @@ class _Conv1x1(_Cells):
 
 
 class _Windows(Lift):
-    """The cells around each cell of several images on one grid, side by side, through a linear.
+    """The cells around each cell through a linear: of several images on one grid, side by side, or of each frame.
 
     A cell is masked when it is itself; a masked cell in a window is zero.
     """
@@ -128,8 +128,10 @@ class _Windows(Lift):
         return tuple(grid)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        around = torch.cat([windows_around(image, self.size) for image in x.chunk(self.images, dim=-1)], dim=-1)
-        content = around.flatten(1, 2)
+        # Frames, where there is an axis of them, are images of their own.
+        frames = x.flatten(0, -4)
+        around = torch.cat([windows_around(image, self.size) for image in frames.chunk(self.images, dim=-1)], dim=-1)
+        content = around.reshape(x.shape[0], -1, around.shape[-1])
         return (content if self.linear is None else self.linear(content)), None if mask is None else mask.flatten(1)
 
 
@@ -225,9 +227,9 @@ class Windows(Settings):
         return size
 
     def build(self, axes: int, inputs: int) -> Lift:
-        """The module for `inputs` channels of both images together."""
-        assert axes == 2, "of images"
-        return _Windows(inputs, self.size, 2, self.channels)
+        """The module for `inputs` channels of both images together, or with a third axis of each."""
+        assert axes in (2, 3), "of images"
+        return _Windows(inputs, self.size, 4 - axes, self.channels)
 
 
 class Samples(Settings):

@@ -21,6 +21,8 @@ from perceivers.outputs.flow_files import read_flow
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
+# Images of a pair.
+_FRAMES = 2
 # Above both a pixel's flow is wrong [KITTI 2015's Fl-all].
 _WRONG, _WRONG_SHARE = 3.0, 0.05
 
@@ -67,7 +69,8 @@ class FlowOutput(OutputSettings):
         """Those of the input's elements. Raises `SpecError` where these lie on no grid of Fourier features."""
         module = inputs[self.input]
         position = getattr(module, "position", None)
-        if not isinstance(position, FourierPosition) or len(position.resolution) != 2 or getattr(module, "add", False):
+        on_grid = isinstance(position, FourierPosition) and len(position.resolution) in (2, 3)
+        if not on_grid or getattr(module, "add", False):
             raise SpecError(
                 f"flow output: input '{self.input}' must lie on a grid of rows and columns with a fourier position, "
                 "concatenated: an image_pair or an image."
@@ -112,6 +115,9 @@ class FlowOutput(OutputSettings):
 
     def build(self, sizes: Sizes) -> "FlowHead":
         """The module."""
+        grid = sizes.grids[self.input] or ()
+        if len(grid) == 3 and grid[0] != _FRAMES:
+            raise SpecError(f"flow output: input '{self.input}' has {grid[0]} frames; flow is between {_FRAMES}.")
         return FlowHead(self, sizes)
 
     @property
@@ -127,19 +133,27 @@ class FlowHead(Output):
         super().__init__()
         self.input = settings.input
         self.factor = settings.pixels / settings.rescale
+        # Of frames that lie one behind the other the elements of the first ask.
+        self.frames = _FRAMES if len(sizes.grids[self.input] or ()) == 3 else 1
         self.head = plain_linear(sizes.read, 2, zero=True)
 
     def queries(self, context: Context) -> Lifted:
-        """The elements of the input as the encoder reads them."""
-        return context.read[self.input]
+        """The elements of the input as the encoder reads them; of two frames the first's."""
+        read = context.read[self.input]
+        if self.frames == 1:
+            return read
+        assert isinstance(read.position, AxisTables), "checked when it was built"
+        (frames, *others), count = read.position.tables, read.content.shape[1] // self.frames
+        position = AxisTables((frames[:1], *others), read.position.order)
+        return Lifted(read.content[:, :count], position, None if read.mask is None else read.mask[:, :count])
 
     def count(self, elements: Mapping[str, int]) -> int:
-        """One an element."""
-        return elements[self.input]
+        """One an element, of two frames one an element of the first."""
+        return elements[self.input] // self.frames
 
     def flops(self, elements: Mapping[str, int]) -> int:
         """Those of the linear."""
-        return 4 * elements[self.input] * self.head.in_features
+        return 4 * self.count(elements) * self.head.in_features
 
     def narrowed(self, answers: Tensor) -> Tensor:
         """(B, o, 2)."""
@@ -149,7 +163,7 @@ class FlowHead(Output):
         """(B, H, W, 2), on the grid of the elements."""
         position = context.read[self.input].position
         assert isinstance(position, AxisTables), "checked when it was built"
-        return answers.unflatten(1, position.grid)
+        return answers.unflatten(1, position.grid[-2:])
 
     def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The mean end-point error of an example's known pixels, in pixels."""
