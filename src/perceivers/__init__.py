@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from perceivers.data.named import data_sets as data_sets
     from perceivers.data.pictures import picture_grid as picture_grid
     from perceivers.data.sources import open_source as open_source
+    from perceivers.flow_tiles import flow_picture as flow_picture
+    from perceivers.flow_tiles import optical_flow as optical_flow
     from perceivers.live import LiveEncoder as LiveEncoder
     from perceivers.models.build import build as build
     from perceivers.models.convert import read_weights as read_weights
     from perceivers.models.presets import presets as presets
     from perceivers.models.resize import resized as resized
     from perceivers.models.weights import load as load
-    from perceivers.flow_tiles import flow_picture as flow_picture
-    from perceivers.flow_tiles import optical_flow as optical_flow
     from perceivers.predictor import Predictor as Predictor
     from perceivers.predictor import predict as predict
     from perceivers.sources import Source as Source
