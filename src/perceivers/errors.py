@@ -58,9 +58,19 @@ class GroupError(PerceiversError):
 
 
 def near_miss(name: str, known: Iterable[str]) -> str:
-    """`" Did you mean 'latents'?"` when a known name is close to `name`, else an empty string."""
-    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.6)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    """`" Did you mean 'latents'?"` when a known name is close to `name`, else an empty string.
+
+    Capitals are the least of slips: `ID` is close to `id`. Of names that differ in nothing else the closest is told.
+    """
+    given = str(name)
+    alike: dict[str, list[str]] = {}
+    for other in map(str, known):
+        alike.setdefault(other.casefold(), []).append(other)
+    close = difflib.get_close_matches(given.casefold(), alike, n=1, cutoff=0.6)
+    if not close:
+        return ""
+    best = max(alike[close[0]], key=lambda other: difflib.SequenceMatcher(None, given, other).ratio())
+    return f" Did you mean '{best}'?"
 
 
 def unknown(what: str, name: str, known: Iterable[str], error: type[PerceiversError] = SpecError) -> PerceiversError:

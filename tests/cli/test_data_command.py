@@ -109,8 +109,11 @@ def test_show_of_a_table_of_ones_own(tmp_path):
     rows = [line.replace("│", " ").split() for line in printed.splitlines() if line.startswith("│")]
     assert ["yes", "2"] in rows
     assert ["all", "3"] in rows
-    assert "picture: people-grid.png" in printed
-    assert (tmp_path / "people-grid.png").exists()
+    assert "picture" not in printed
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".png"] == [], "none was asked for"
+    printed = run("show", "people.csv", "--label", "answer", "--out", "people.png")
+    assert printed.endswith("picture: people.png\n")
+    assert (tmp_path / "people.png").exists()
 
 
 def test_show_of_many_classes(tmp_path):

@@ -68,3 +68,15 @@ def test_a_model_that_fills_in_nothing(call, trained):
     done = call("fill", trained / "run", TEXT, "--mask", "is")
     assert done.code == 1
     assert "the model fills in no text: it has no output of kind text. Outputs: label (category)." in done.err
+
+
+def test_a_part_that_is_cut_off(call, tmp_path):
+    spec = {
+        "inputs": {"note": {"kind": "text", "length": 16, "channels": 16, "overflow": "truncate"}},
+        "latents": {"count": 4, "channels": 16},
+        "encoder": {"layers": 1, "self_attend": {"heads": 2}},
+        "outputs": {"filled": {"kind": "text", "input": "note"}},
+    }
+    done = call("fill", perceivers.build(spec, seed=0).save(tmp_path / "model"), TEXT, "--mask", " missing.")
+    assert done.code == 1
+    assert "mask holds ' missing.', bytes 51 to 60 of a text of 60, but the model reads only its first 16" in done.err

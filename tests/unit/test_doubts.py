@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import toys
 
-from perceivers.data.doubts import Range, meant, misspelt
+from perceivers.data.doubts import FEW, Range, meant, misspelt, warn_of_few
 from perceivers.data.reader import Row
 from perceivers.data.table import Table
 from perceivers.errors import DataError
@@ -118,3 +118,12 @@ class TestRange:
 
     def test_the_data_of_training_is_not_told_of(self, trained: Path):
         assert heard(predict, load(trained / "run"), [{"photo": str(trained / toys.rows()[0]["picture"])}]) == []
+
+
+def test_a_tiny_validation_split():
+    assert heard(warn_of_few, FEW) == []
+    assert heard(warn_of_few, 1) == [
+        "the validation split has 1 row, which chooses the best model, so chance does. Give it 10 or more, better "
+        "hundreds, by data.splits; or none, and the last model is kept."
+    ]
+    assert heard(warn_of_few, 9)[0].startswith("the validation split has 9 rows, which choose the best model")

@@ -145,14 +145,25 @@ class TestSource:
         found = message(DataError, trained / "run", out=tmp_path / "e", source=source, split="test")
         assert found == "there is no split 'test'. Splits: all."
 
+    def test_the_table_of_training_is_told_of(self, trained, tmp_path):
+        """Wherever it lies, and the training split alone too."""
+        source = toys.write_people(tmp_path)
+        told = "people.csv: the model was trained on rows of this table, so the scores are better than those of new"
+        with pytest.warns(UserWarning, match=told):
+            evaluate(trained / "run", out=tmp_path / "e", source=str(source), quiet=True)
+        toys.write_people(tmp_path, [{**row, "age": row["age"] + 1} for row in toys.rows()])
+        evaluate(trained / "run", out=tmp_path / "e", source=str(source), quiet=True)
+
     def test_a_folder_of_class_folders(self, tmp_path):
         for label in toys.CLASSES:
             for i in range(6):
                 toys.write_picture(tmp_path / "faces" / label / f"{i}.png", label, i)
         changes = {"model__inputs__facts": None, "training__input_dropout": {}, "training__steps": 2}
         recipe = toys.recipe(**changes, data={"source": "faces", "columns": {"photo": "file"}})
-        train(recipe, out=tmp_path / "run", base=tmp_path, quiet=True)
-        assert evaluate(tmp_path / "run", source=str(tmp_path / "faces"), quiet=True)["samples"] == 18
+        with pytest.warns(UserWarning, match="the validation split has 2 rows, which choose the best model"):
+            train(recipe, out=tmp_path / "run", base=tmp_path, quiet=True)
+        with pytest.warns(UserWarning, match="faces: the model was trained on rows of this table"):
+            assert evaluate(tmp_path / "run", source=str(tmp_path / "faces"), quiet=True)["samples"] == 18
 
     def test_a_target_of_which_only_some_columns_are_there(self, tmp_path):
         toys.write_people(tmp_path)

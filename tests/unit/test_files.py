@@ -262,3 +262,34 @@ class TestWriteRows:
     def test_no_rows(self, tmp_path):
         write_rows([], tmp_path / "out.jsonl")
         assert (tmp_path / "out.jsonl").read_bytes() == b""
+
+
+class TestBlankLines:
+    @pytest.mark.parametrize(
+        ("text", "cells"),
+        [
+            ("x\na\n\nb\n", ["a", None, "b"]),
+            ("x\na\n\nb", ["a", None, "b"]),
+            ("\ufeff\nx\r\n\r\na\r\n", [None, "a"]),
+            ("x\na\n\n", ["a", None]),
+            ('x\n"a\n\nb"\n\nc\n', ["a\n\nb", None, "c"]),
+            ("x\n1\n\n3\n", [1, np.nan, 3]),
+        ],
+    )
+    def test_below_one_column_each_is_a_row(self, tmp_path, text, cells):
+        """Or predictions would stand beside the wrong rows of the file."""
+        table = read_table(written(tmp_path / "a.csv", text))
+        np.testing.assert_equal(list(table.column("x")), cells)
+
+    def test_below_several_they_are_none(self, tmp_path):
+        table = read_table(written(tmp_path / "a.csv", "x,y\n\na,b\n\nc,d\n\n"))
+        assert dict(table.columns) == {"x": ["a", "c"], "y": ["b", "d"]}
+
+    def test_what_is_written_is_read(self, tmp_path):
+        write_rows([{"x": None}, {"x": "a"}, {"x": None}], tmp_path / "a.csv")
+        assert read_table(tmp_path / "a.csv").column("x") == [None, "a", None]
+
+    def test_faults_count_them(self, tmp_path):
+        path = written(tmp_path / "a.csv", "x\n\nb\nc,d\n")
+        with pytest.raises(DataError, match=r"row 3 \(line 4\): wanted 1 cells, one per column, got 2"):
+            read_table(path)

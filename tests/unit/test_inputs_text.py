@@ -119,6 +119,24 @@ class TestMask:
     def test_none(self, mask):
         assert "_" not in self.masked(mask)
 
+    def test_one_pair_alone(self):
+        assert self.masked([0, 4]) == self.masked([[0, 4]]) == "____ words are missing, some are not"
+
+    @pytest.mark.parametrize(
+        ("mask", "at"), [(" not", "32 to 36"), ([9, 11], "9 to 11"), (["sore", [30, 31]], "30 to 31")]
+    )
+    def test_what_is_cut_off_cannot_be_hidden(self, mask, at):
+        kind = TextInput(length=10, overflow="truncate")
+        text = "sore words are missing, some are not"
+        said = rf"bytes {at} of a text of 36, but the model reads only its first 10: the text is cut there"
+        with pytest.raises(DataError, match=said):
+            kind.parse({"text": text, "mask": mask})
+        assert (kind.parse({"text": text, "mask": [8, 10]}).values[:11, 0] == MASK).tolist() == [False] * 8 + [
+            True,
+            True,
+            False,
+        ]
+
     def test_bytes_of_the_text_not_characters(self):
         sample = self.KIND.parse({"text": "né à", "mask": "à"})
         assert (sample.values[:6, 0] == MASK).tolist() == [False] * 4 + [True] * 2
@@ -133,7 +151,9 @@ class TestMask:
                 r"mask holds \[3, 3\]; wanted \[start, stop\], start before stop.* has 36; or words",
             ),
             ([[30, 40]], r"mask holds \[30, 40\]"),
-            ([3, 5], "mask holds 3;"),
+            ([3, 5, 7], "mask holds 3;"),
+            (5, r"mask is 5; wanted \[start, stop\] of bytes, words of the text, or a list of such"),
+            ({"start": 0}, "mask is {'start': 0}; wanted"),
             ("", "mask holds '', which is not in the text"),
         ],
     )
@@ -165,6 +185,12 @@ class TestColumns:
 
     def test_each_may_be_masked(self):
         assert self.ids([{"text": "ab", "mask": "b"}, "c"]) == [103, MASK, SEP, 105]
+
+    def test_what_is_cut_off_cannot_be_hidden(self):
+        kind = self.KIND.with_changes(overflow="truncate")
+        assert kind.parse(["abcd", {"text": "efgh", "mask": "fg"}]).values[5:9, 0].tolist() == [107, MASK, MASK, 110]
+        with pytest.raises(DataError, match=r"column 'second': mask holds 'gh', bytes 2 to 4 .* only its first 3:"):
+            kind.parse(["abcd", {"text": "efgh", "mask": "gh"}])
 
     def test_errors_name_the_column(self):
         with pytest.raises(DataError, match=r"column 'second': got a list, not a text"):

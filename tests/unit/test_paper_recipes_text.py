@@ -73,8 +73,7 @@ def folder(tmp_path_factory):
     lines = [json.dumps({"text": sentence(random)}) + "\n" for _ in range(1200)]
     (folder / "texts.jsonl").write_text("".join(lines), encoding="utf-8")
     tables(folder, random)
-    splits = "data.splits={kind: fraction, validation: 0.05, test: 0.05}"
-    perceivers.train(folder / "mlm.yaml", overrides=[*small("mlm.yaml"), splits], out=folder / "mlm", quiet=True)
+    perceivers.train(folder / "mlm.yaml", overrides=small("mlm.yaml"), out=folder / "mlm", quiet=True)
     return folder
 
 

@@ -56,19 +56,16 @@ def fetch(name: Annotated[str, typer.Argument(help="Name of a data set, as `perc
 @app.command()
 def show(
     what: Annotated[str, typer.Argument(metavar="NAME_OR_TABLE", help="Name of a data set, or a table of your own.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Where the picture goes; PNG, PDF or SVG. Default: NAME-grid.png.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Draw some samples into this picture: PNG, PDF or SVG.")] = None,
     label: Annotated[str, typer.Option(help="The column with the labels.")] = "label",
     count: Annotated[int, typer.Option(min=1, max=400, help="How many samples the picture shows.")] = 32,
 ) -> None:
-    """Print what a data set or table holds; draw some of its samples."""
+    """Print what a data set or table holds; draw some of it with --out."""
     from perceivers.data.look import tables as tables_of
     from perceivers.data.named import NAMED
     from perceivers.data.pictures import picture_grid
 
     own = Path(what).exists() or what not in NAMED
-    stem = (Path(what).stem or "table") if own else what
     tables = tables_of(what)
     if not own:
         data = NAMED[what]
@@ -78,8 +75,8 @@ def show(
         next(iter(tables.values())).column(label)  # a column that was asked for must be there; the default may not be
     _print_columns(next(iter(tables.values())))
     _print_counts(tables, label)
-    picture = picture_grid(next(iter(tables.values())), out or Path(f"{stem}-grid.png"), count=count, label=label)
-    typer.echo(f"picture: {picture}")
+    if out is not None:
+        typer.echo(f"picture: {picture_grid(next(iter(tables.values())), out, count=count, label=label)}")
 
 
 def _description(data: "NamedData") -> dict[str, Any]:

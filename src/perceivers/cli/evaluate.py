@@ -33,7 +33,8 @@ def _show(result: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     console = Console()
-    table = Table(title=escape(f"{result['model']} on {result['split']} ({result['samples']:,} samples)"))
+    samples = f"{result['samples']:,} sample{'s' if result['samples'] > 1 else ''}"
+    table = Table(title=escape(f"{result['model']} on {result['split']} ({samples})"))
     table.add_column("inputs")
     names = [f"{output} {metric}" for output, group in result["scores"].items() for metric in group]
     for name in names:

@@ -49,7 +49,7 @@ def predict(
     if failed:
         reporter.note(f"{failed} of {count} rows could not be read; each has an error.")
     if out is not None:
-        reporter.note(f"{count} rows: {out}")
+        reporter.note(f"{count} row{'s' if count > 1 else ''}: {out}")
     if failed == count:
         # A script must not take nothing but errors for success.
         raise typer.Exit(1)

@@ -25,7 +25,11 @@ _LONGEST_ROW = 1 << 26  # bytes of one row; Arrow refuses a row that is longer t
 
 
 def read_csv(path: Path) -> dict[str, Column]:
-    """The columns of a comma-separated file in UTF-8 whose first line names them; see `_column` for their types."""
+    """The columns of a comma-separated file in UTF-8 whose first line names them; see `_column` for their types.
+
+    Blank lines are no rows, but below a single column each is: a missing cell. Otherwise rows would not be those of the
+    file, and answers would stand beside the wrong ones.
+    """
     return _read(path, ",")
 
 
@@ -70,13 +74,17 @@ def _read(path: Path, delimiter: str) -> dict[str, Column]:
     if header is None:
         raise DataError(f"{path}: the file is empty. Its first line must name the columns.")
     _check_header(path, header, delimiter)
+    if len(header) == 1:  # there Arrow shall keep blank lines, but those above the header are no name
+        data = data.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
     if data.count(b'"') % 2:  # Arrow would silently take all that follows an open quotation mark for one cell
         _check_records(path, data, delimiter)
     try:
         table = arrow_csv.read_csv(
             pa.BufferReader(data),
             read_options=arrow_csv.ReadOptions(block_size=min(len(data) + 1, _LONGEST_ROW)),
-            parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            parse_options=arrow_csv.ParseOptions(
+                delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=len(header) > 1
+            ),
             convert_options=arrow_csv.ConvertOptions(column_types={name: pa.string() for name in header}),
         )
     except pa.ArrowInvalid as error:
@@ -154,16 +162,17 @@ def _not_utf8(path: Path, data: bytes, offset: int, delimiter: str) -> DataError
 
 
 def _records(data: bytes, delimiter: str, strict: bool = False) -> Iterator[tuple[int, int, list[str]]]:
-    """Row number (the header is 0), line number and cells of each record that is not blank."""
+    """Row number (the header is 0), line number and cells of each record; below one column blank lines are records."""
     file = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")
     # The module's limit of 128 KB a cell is for the whole process, so it is put back.
     limit = csv.field_size_limit(sys.maxsize)
     try:
         reader = csv.reader(file, delimiter=delimiter, strict=strict)
-        row, line = 0, 1
+        row, line, columns = 0, 1, 0
         for cells in reader:
-            if cells:
-                yield row, line, cells
+            columns = columns or len(cells)
+            if cells or columns == 1:
+                yield row, line, cells or [""]
                 row += 1
             line = reader.line_num + 1
     finally:

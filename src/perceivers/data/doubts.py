@@ -1,4 +1,4 @@
-"""What is read without a fault and is probably not meant: names next to those of inputs, values far out of range."""
+"""What is read without a fault and is probably not meant: names next to inputs', values out of range, tiny splits."""
 
 import warnings
 from collections.abc import Iterable, Mapping
@@ -13,6 +13,8 @@ from perceivers.inputs import InputSettings
 
 # Standard deviations of the training data beyond which a mean is told of: other units, most likely.
 FAR = 20.0
+# Rows of a validation split below which one row more or less that is right decides which model is kept.
+FEW = 10
 
 
 def meant(given: Iterable[str], wanted: Iterable[str]) -> str:
@@ -36,6 +38,18 @@ def misspelt(table: Table, wanted: Iterable[str]) -> list[str]:
 
 def _empty(table: Table, column: str, index: int) -> bool:
     return column not in table.columns or is_missing(table.columns[column][index])
+
+
+def warn_of_few(rows: int) -> None:
+    """Warn where a validation split of so many rows chooses the best model."""
+    if rows < FEW:
+        warnings.warn(
+            f"the validation split has {rows} row{'s' if rows > 1 else ''}, which choose{'s' if rows == 1 else ''} the "
+            f"best model, so chance does. Give it {FEW} or more, better hundreds, by data.splits; or none, and the "
+            "last model is kept.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 class Range:

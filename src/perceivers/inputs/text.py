@@ -60,15 +60,19 @@ class TextInput(InputSettings):
     def parse(self, value: Any) -> Sample:
         """A str, bytes that must be UTF-8, or {"text": …, "mask": …}: with bytes that are to be guessed.
 
-        mask: [start, stop] of bytes, or words of the text as they stand there; or a list of such. With `columns`:
-        {column: text} or a list in their order; SEP stands between them.
+        mask: [start, stop] of bytes, or words of the text as they stand there; or a list of such. What it hides must be
+        among the bytes that the model reads. With `columns`: {column: text} or a list in their order; SEP stands
+        between them.
         """
+        # Of longer texts an error is told below, and not where their masks are.
+        room = self.length if self.overflow == "truncate" else None
         if self.columns is None:
-            ids = _ids(value)
+            ids = _ids(value, room)
         else:
-            given = cells_of(value, self.columns)
-            cells = [_named(column, cell) for column, cell in zip(self.columns, given, strict=True)]
-            ids = np.concatenate([part for cell in cells for part in ([SEP], cell)][1:])
+            ids = np.zeros(0, np.int64)
+            for i, (column, cell) in enumerate(zip(self.columns, cells_of(value, self.columns), strict=True)):
+                start = np.append(ids, SEP) if i else ids
+                ids = np.append(start, _named(column, cell, None if room is None else max(room - len(start), 0)))
         if len(ids) > self.length and self.overflow == "error":
             raise DataError(
                 f"the text has {len(ids)} bytes, but the input reads {self.length}. Raise length, or set overflow: "
@@ -138,27 +142,47 @@ def _cut(sample: Sample, length: int) -> Sample:
     return replace(sample, values=sample.values[:length], mask=None if sample.mask is None else sample.mask[:length])
 
 
-def _named(column: str, cell: Any) -> np.ndarray:
+def _named(column: str, cell: Any, room: int | None) -> np.ndarray:
     """The ids of one of several texts; a missing one has none."""
     try:
-        return _ids("" if is_missing(cell) else cell)
+        return _ids("" if is_missing(cell) else cell, room)
     except DataError as error:
         raise ColumnError(column, str(error)) from None
 
 
-def _ids(value: Any) -> np.ndarray:
-    """The ids (length,) of one text, MASK where it is hidden."""
+def _ids(value: Any, room: int | None) -> np.ndarray:
+    """The ids (length,) of one text, MASK where it is hidden. room: how many of them are read; None: all.
+
+    Raises `DataError` where a mask hides what is not read: nothing would ever fill it in.
+    """
     if not isinstance(value, Mapping):
         return ids_of(_bytes(value))
     unknown = [key for key in value if key not in ("text", "mask")]
     if unknown or "text" not in value:
         raise DataError(f"got {{{', '.join(map(str, value))}}}; wanted {{text: …, mask: [[start, stop], …]}}.")
     data = _bytes(value["text"])
-    ids, runs = ids_of(data), value.get("mask")
-    for run in [runs] if isinstance(runs, str) else runs or []:
+    ids = ids_of(data)
+    for run in _runs(value.get("mask")):
         start, stop = _words(run, data) if isinstance(run, str) else _run(run, len(data))
+        if room is not None and stop > room:
+            raise DataError(
+                f"mask holds {run!r}, bytes {start} to {stop} of a text of {len(data)}, but the model reads only its "
+                f"first {room}: the text is cut there (overflow: truncate). Give the part of the text around it, of "
+                f"at most {room} bytes."
+            )
         ids[start:stop] = MASK
     return ids
+
+
+def _runs(mask: Any) -> list[Any]:
+    """What is hidden, one by one. Raises `DataError` for what is neither that nor a list of it."""
+    if mask is None:
+        return []
+    if isinstance(mask, str):
+        return [mask]
+    if not isinstance(mask, (list, tuple)):
+        raise DataError(f"mask is {mask!r}; wanted [start, stop] of bytes, words of the text, or a list of such.")
+    return [mask] if len(mask) == 2 and all(isinstance(n, int) for n in mask) else list(mask)
 
 
 def _run(run: Any, count: int) -> tuple[int, int]:

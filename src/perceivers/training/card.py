@@ -16,7 +16,7 @@ def model_card(model: Model, recipe: Recipe, rows: int, scores: Scores | None, s
         "",
         "## Training",
         "",
-        f"Data: {source}, {rows:,} training samples. Steps: {step}.",
+        f"Data: {source}, {rows:,} training sample{'s' if rows > 1 else ''}. Steps: {step}.",
         "",
     ]
     if model.trained is not None and model.trained.begun_with:

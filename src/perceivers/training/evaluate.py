@@ -4,6 +4,8 @@ import json
 import math
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from perceivers.data.files import has_splits, read_table
 from perceivers.data.prepare import Split, open_source, read_split
 from perceivers.data.reader import Reader
 from perceivers.data.settings import DataSettings
-from perceivers.data.table import TEST, Table
+from perceivers.data.splits import ColumnSplits, FractionSplits, split_table
+from perceivers.data.table import TEST, TRAIN, Table
 from perceivers.errors import DataError, TrainingError, missing_extra, near_miss
 from perceivers.models.model import Model
 from perceivers.models.weights import RECIPE, find_model, load
@@ -51,7 +54,8 @@ def evaluate(
     `skipped` are rows left out as the recipe's `bad_rows: skip` says, which skipped.csv lists; `absent` counts samples
     without an input and `masked` an input's cells that are NaN, infinite or empty, `padded` those that fill up its
     length. `same_rows`: whether the split is row for row the one of training (None: not known); with a warning when it
-    is not, since it may then hold training rows. Inputs and outputs without a column in `source` are absent, and not
+    is not, since it may then hold training rows. A `source` that holds the training split as it was is told of by a
+    warning too. Inputs and outputs without a column in `source` are absent, and not
     scored. A score that the data cannot tell, as R² of one sample, is None. A confusion matrix is drawn for each output
     of classes. Raises `ModelError`, `DataError`, or `TrainingError` when `out` is something else than an earlier
     evaluation.
@@ -63,6 +67,13 @@ def evaluate(
     loaded = load(folder, device)
     recipe = read_recipe(folder / RECIPE) if (folder / RECIPE).is_file() else None
     samples, faults = _split(loaded, recipe, folder, source, split, reporter)
+    if source is not None and _trained_on(loaded, recipe, samples):
+        warnings.warn(
+            f"{samples.table.name}: the model was trained on rows of this table, so the scores are better than those "
+            "of new rows. Leave source (--data) out to score the recipe's own test split.",
+            UserWarning,
+            stacklevel=2,
+        )
     target = Path(out) if out is not None else _beside(folder, samples.name)
     _check_target(target)
     if any(output.labels() is not None for output in loaded.spec.outputs.values()):
@@ -150,6 +161,22 @@ def _same_rows(model: Model, samples: Split, source: str | None) -> bool | None:
             stacklevel=3,
         )
     return same
+
+
+def _trained_on(model: Model, recipe: Recipe | None, samples: Split) -> bool:
+    """Whether a given table, or what the recipe's splits draw from it for training, is the training split of the model.
+
+    Known by its digest, so by content: a copy is the same table; one with rows added, changed or left out is not.
+    """
+    if model.trained is None or TRAIN not in model.trained.splits:
+        return False
+    candidates = [samples.table]
+    settings = (recipe.data.splits or FractionSplits()) if recipe else None
+    if samples.name == ALL and isinstance(settings, ColumnSplits | FractionSplits):
+        # A table that cannot be split as that of training was is another one.
+        with suppress(DataError):
+            candidates.append(split_table(samples.table, settings)[TRAIN])
+    return any(split_digest(replace(samples, table=t)) == model.trained.splits[TRAIN] for t in candidates)
 
 
 def _is_table(path: Path) -> bool:

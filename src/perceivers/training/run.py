@@ -15,10 +15,11 @@ import torch
 
 from perceivers.atomic import replace_file
 from perceivers.data.digest import split_digest
+from perceivers.data.doubts import warn_of_few
 from perceivers.data.faults import SHOWN, FaultyRowsError, write_faults
 from perceivers.data.loader import Augmenter, Batches, Order, training_loader
 from perceivers.data.prepare import Prepared, Split, prepare
-from perceivers.data.table import TRAIN
+from perceivers.data.table import TRAIN, VALIDATION
 from perceivers.errors import DataError, PerceiversError, SpecError, TrainingError, missing_extra
 from perceivers.models.build import build
 from perceivers.models.model import Model, Trained
@@ -212,9 +213,11 @@ def _all_listed(error: FaultyRowsError, path: Path) -> DataError:
 def _tell(prepared: Prepared, reporter: Reporter) -> None:
     for name, split in prepared.splits.items():
         skipped = f", {prepared.skipped[name]} bad rows left out" if prepared.skipped[name] else ""
-        reporter.note(f"{name}: {len(split):,} samples{skipped}")
+        reporter.note(f"{name}: {len(split):,} sample{'s' if len(split) > 1 else ''}{skipped}")
         for line in split.missing.lines():
             reporter.note(line)
+    if VALIDATION in prepared.splits:
+        warn_of_few(len(prepared.splits[VALIDATION]))
 
 
 def _absolute(recipe: Recipe, base: Path) -> dict[str, Any]:
