@@ -22,7 +22,9 @@ def token_ids(value: Any, encoding: Encoding, vocabulary: int) -> np.ndarray:
     bytes: a str, bytes, or an array of uint8 (an image is read row by row, channels innermost); id = byte + 3.
     ids: whole numbers from 3 to below `vocabulary`: a list, an array, or text such as `[5, 17]` or `5 17`.
     """
-    return _bytes(value) if encoding == "bytes" else _ids(value, vocabulary)
+    if encoding == "bytes":
+        return _bytes(value)
+    return whole_ids(value, RESERVED, vocabulary, f"{PAD} is padding, {EOS} the end, {SOS} the start")
 
 
 def written(ids: Iterable[int], encoding: Encoding) -> Any:
@@ -52,7 +54,11 @@ def _bytes(value: Any) -> np.ndarray:
     return data.astype(np.int64) + RESERVED
 
 
-def _ids(value: Any, vocabulary: int) -> np.ndarray:
+def whole_ids(value: Any, reserved: int, vocabulary: int, special: str) -> np.ndarray:
+    """The ids (T,) int64, from `reserved` to below `vocabulary`, of a list, an array, or text such as `[5, 17]`.
+
+    special: what those below are, for the error. Raises `DataError`.
+    """
     if isinstance(value, str):
         value = _parsed(value)
     try:
@@ -65,12 +71,11 @@ def _ids(value: Any, vocabulary: int) -> np.ndarray:
     if array.dtype.kind not in "iu" and not huge and array.size:
         raise DataError(f"got a {type(value).__name__} that holds no whole numbers; give a list of token ids.")
     ids = array.reshape(-1)
-    wrong = ((ids < RESERVED) | (ids >= vocabulary)).astype(bool)
+    wrong = ((ids < reserved) | (ids >= vocabulary)).astype(bool)
     if wrong.any():
         place = int(wrong.argmax())
         raise DataError(
-            f"token {place + 1} is {ids[place]}, but ids of data go from {RESERVED} to {vocabulary - 1} "
-            f"({PAD} is padding, {EOS} the end, {SOS} the start)."
+            f"token {place + 1} is {ids[place]}, but ids of data go from {reserved} to {vocabulary - 1} ({special})."
         )
     return ids.astype(np.int64)
 

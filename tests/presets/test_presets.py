@@ -35,6 +35,7 @@ COUNTS = {
     "perceiver-io-language-plus": 425_607_430,
     "perceiver-io-language-128": 430_132_230,
     "perceiver-io-language-512": 105_849_862,
+    "perceiver-io-language-sentencepiece": 223_155_456,
     "perceiver-io-flow-1x1": 41_054_062,
     "perceiver-io-flow-separate": 41_720_272,
     "perceiver-io-flow-small": 27_908_974,

@@ -78,5 +78,9 @@ def samples_of(spec: Spec, count: int) -> list[dict[str, Any]]:
         "video": lambda: generator.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8),
         "audio": lambda: generator.uniform(-1, 1, 256),
         "text": lambda: {"text": "abc defg hi"[: 5 + int(generator.integers(6))], "mask": [[1, 3]]},
+        "ids": lambda: {"text": generator.integers(6, 32_000, 5 + int(generator.integers(6))), "mask": [[1, 3]]},
     }
-    return [{name: made[kind.kind]() for name, kind in spec.inputs.items()} for _ in range(count)]
+    names = {
+        n: "ids" if kind.kind == "text" and kind.encoding == "ids" else kind.kind for n, kind in spec.inputs.items()
+    }
+    return [{name: made[kind]() for name, kind in names.items()} for _ in range(count)]

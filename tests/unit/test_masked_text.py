@@ -160,7 +160,7 @@ class TestHonesty:
         reader = Reader({"text": TextInput(), "note": TextInput()}, {"guess": TextOutput()}, {"guess": "note"})
         with pytest.raises(SpecError) as caught:
             reader.check_apart()
-        assert "mask" not in str(caught.value)
+        assert "kind: words" not in str(caught.value)
 
     def test_two_outputs_cannot_hide_one_input(self):
         output = {"kind": "text", "mask": {"kind": "words"}}

@@ -41,6 +41,11 @@ def _text_output(model: "Model") -> tuple[str, str]:
     from perceivers.errors import SpecError
 
     for name, kind in model.spec.outputs.items():
+        if kind.kind == "text" and kind.encoding == "ids":  # pyright: ignore[reportAttributeAccessIssue]
+            raise SpecError(
+                "the model reads ids of a tokenizer, and no text: from Python, "
+                f"Predictor(model)({{'{kind.asks_with[0]}': {{'text': [ids], 'mask': [[start, stop]]}}}})."
+            )
         if kind.kind == "text":
             return kind.asks_with[0], name
     kinds = ", ".join(f"{name} ({kind.kind})" for name, kind in model.spec.outputs.items())

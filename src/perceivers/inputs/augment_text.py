@@ -7,7 +7,6 @@ from typing import Literal
 import numpy as np
 from pydantic import PositiveInt
 
-from perceivers.byte_tokens import NEWLINE
 from perceivers.inputs.base import Sample, Seed
 from perceivers.settings import Settings
 
@@ -17,16 +16,20 @@ class TextAugmentation(Settings):
 
     kind: Literal["text"] = "text"
     documents: PositiveInt = 1
-    """Texts read as one: the sample's own, and others drawn from the training split, a line break between them."""
+    """Texts read as one: the sample's own, and others drawn from the training split, a line break between them (SEP
+    where ids are read)."""
     crop: bool = False
     """Of what is longer than the input's length, a part from a random place; False: its beginning."""
 
 
 def augment_text_sample(
-    sample: Sample, seed: Seed, others: Sequence[Sample] = (), *, settings: TextAugmentation, length: int
+    sample: Sample, seed: Seed, others: Sequence[Sample] = (), *, settings: TextAugmentation, length: int, between: int
 ) -> Sample:
-    """`sample` with `others` behind it, and of that at most `length` bytes; filled up with masked zeros to `length`."""
-    ids = np.concatenate([_ids(sample), *(part for other in others for part in ([NEWLINE], _ids(other)))])
+    """`sample` with `others` behind it, and of that at most `length` bytes; filled up with masked zeros to `length`.
+
+    between: the id that stands between them.
+    """
+    ids = np.concatenate([_ids(sample), *(part for other in others for part in ([between], _ids(other)))])
     start = 0
     if settings.crop and len(ids) > length:
         start = int(np.random.default_rng(seed).integers(len(ids) - length + 1))
@@ -36,9 +39,10 @@ def augment_text_sample(
 def text_sample(ids: np.ndarray, length: int) -> Sample:
     """Ids as a sample, filled up with masked zeros to `length`. Longer ones are whole: collating cuts them.
 
-    Two bytes a byte: training keeps them in memory.
+    Two bytes an id where that will do: training keeps them in memory.
     """
-    values = np.zeros((max(len(ids), length), 1), np.int16)
+    kind = np.int16 if ids.max(initial=0) <= np.iinfo(np.int16).max else np.int32
+    values = np.zeros((max(len(ids), length), 1), kind)
     values[: len(ids), 0] = ids
     return Sample(values, mask=np.arange(len(values)) < len(ids), padding=len(values) - len(ids))
 

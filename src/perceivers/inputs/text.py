@@ -10,7 +10,16 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import nn
 
-from perceivers.byte_tokens import MASK, SEP, VOCABULARY, ids_of, to_bytes
+from perceivers.byte_tokens import (
+    MASK,
+    NEWLINE,
+    SEP,
+    SPECIAL_TOKENS,
+    VOCABULARY,
+    ids_of,
+    to_bytes,
+    tokenizer_ids,
+)
 from perceivers.cells import cells_of, class_name, is_missing
 from perceivers.elements import Elements
 from perceivers.errors import ColumnError, DataError, SpecError, near_miss
@@ -20,17 +29,22 @@ from perceivers.inputs.position import Learned, NoPosition, Position
 from perceivers.nn.initialisers import learned_array
 from perceivers.nn.lifted import Lifted
 from perceivers.settings import Names, Settings
+from perceivers.tokens import Encoding
 
 
 class TextInput(InputSettings):
-    """Text as bytes: id = byte + 6, 262 ids, padded to `length` with masked elements."""
+    """Text as bytes: id = byte + 6, 262 ids; or as ids of a tokenizer. Padded to `length` with masked elements."""
 
     augmentation: ClassVar[type[Settings] | None] = TextAugmentation
     kind: Literal["text"] = "text"
     columns: Names | None = None
     """Columns whose texts are read as one, the special token SEP between them: pairs of sentences. None: one column."""
+    encoding: Encoding = "bytes"
+    """`bytes`: UTF-8. `ids`: lists of token ids of whatever tokenizer, behind six that are special [P2 App. F]."""
+    vocabulary: int = Field(default=VOCABULARY, gt=SPECIAL_TOKENS)
+    """How many ids there are, the six special ones included."""
     length: PositiveInt = 512
-    """The most bytes that the model reads."""
+    """The most bytes, or ids, that the model reads."""
     overflow: Literal["error", "truncate"] = "error"
     """Longer text: an error, or only its first `length` bytes."""
     channels: PositiveInt = 64
@@ -41,6 +55,8 @@ class TextInput(InputSettings):
     def _nothing_is_nan(self) -> Self:
         if self.nan == "error":
             raise ValueError("text has no NaN to stop at: an empty cell is absence; leave nan out")
+        if self.encoding == "bytes" and self.vocabulary != VOCABULARY:
+            raise ValueError(f"bytes have {VOCABULARY} ids; vocabulary is of encoding: ids, so leave it out")
         return self
 
     @classmethod
@@ -61,24 +77,67 @@ class TextInput(InputSettings):
         """A str, bytes that must be UTF-8, or {"text": …, "mask": …}: with bytes that are to be guessed.
 
         mask: [start, stop] of bytes, or words of the text as they stand there; or a list of such. What it hides must be
-        among the bytes that the model reads. With `columns`: {column: text} or a list in their order; SEP stands
+        among the bytes that the model reads. Where ids are read a list of them stands for the text, and a mask is of
+        their places. With `columns`: {column: text} or a list in their order; SEP stands
         between them.
         """
         # Of longer texts an error is told below, and not where their masks are.
         room = self.length if self.overflow == "truncate" else None
         if self.columns is None:
-            ids = _ids(value, room)
+            ids = self._ids(value, room)
         else:
             ids = np.zeros(0, np.int64)
             for i, (column, cell) in enumerate(zip(self.columns, cells_of(value, self.columns), strict=True)):
                 start = np.append(ids, SEP) if i else ids
-                ids = np.append(start, _named(column, cell, None if room is None else max(room - len(start), 0)))
+                ids = np.append(start, self._named(column, cell, None if room is None else max(room - len(start), 0)))
         if len(ids) > self.length and self.overflow == "error":
             raise DataError(
-                f"the text has {len(ids)} bytes, but the input reads {self.length}. Raise length, or set overflow: "
-                "truncate to read only the start, before training; with a trained model cut it into several."
+                f"the text has {len(ids)} {self._units}, but the input reads {self.length}. Raise length, or set "
+                "overflow: truncate to read only the start, before training; with a trained model cut it into several."
             )
         return text_sample(ids, self.length)
+
+    @property
+    def _units(self) -> str:
+        return "ids" if self.encoding == "ids" else "bytes"
+
+    def _named(self, column: str, cell: Any, room: int | None) -> np.ndarray:
+        """The ids of one of several texts; a missing one has none."""
+        try:
+            return np.zeros(0, np.int64) if is_missing(cell) else self._ids(cell, room)
+        except DataError as error:
+            raise ColumnError(column, str(error)) from None
+
+    def _ids(self, value: Any, room: int | None) -> np.ndarray:
+        """The ids (length,) of one text, MASK where it is hidden. room: how many of them are read; None: all.
+
+        Raises `DataError` where a mask hides what is not read: nothing would ever fill it in.
+        """
+        if not isinstance(value, Mapping):
+            return self._read(value)
+        unknown = [key for key in value if key not in ("text", "mask")]
+        if unknown or "text" not in value:
+            raise DataError(f"got {{{', '.join(map(str, value))}}}; wanted {{text: …, mask: [[start, stop], …]}}.")
+        ids, units = self._read(value["text"]), self._units
+        for run in _runs(value.get("mask")):
+            if not isinstance(run, str):
+                start, stop = _run(run, len(ids), units)
+            elif self.encoding == "ids":
+                raise DataError(f"mask holds {run!r}; of ids wanted their places, [start, stop].")
+            else:
+                start, stop = _words(run, _bytes(value["text"]))
+            if room is not None and stop > room:
+                raise DataError(
+                    f"mask holds {run!r}, {units} {start} to {stop} of a text of {len(ids)}, but the model reads only "
+                    f"its first {room}: the text is cut there (overflow: truncate). Give the part of the text around "
+                    f"it, of at most {room} {units}."
+                )
+            ids[start:stop] = MASK
+        return ids
+
+    def _read(self, value: Any) -> np.ndarray:
+        """The ids of a text, or of a list of ids."""
+        return ids_of(_bytes(value)) if self.encoding == "bytes" else tokenizer_ids(value, self.vocabulary)
 
     def companions(self, setting: Any) -> int:
         """The other documents."""
@@ -91,7 +150,8 @@ class TextInput(InputSettings):
                 "crop does nothing, since no text is longer than the input reads: set overflow: truncate on the input, "
                 "so that longer texts are read whole in training and their start in use; or leave crop out."
             )
-        return partial(augment_text_sample, settings=setting, length=self.length)
+        between = NEWLINE if self.encoding == "bytes" else SEP
+        return partial(augment_text_sample, settings=setting, length=self.length, between=between)
 
     def elements(self) -> int:
         """M: one element a byte."""
@@ -112,18 +172,19 @@ class TextInput(InputSettings):
 
     def build(self) -> Input:
         """The module."""
-        if isinstance(self.position, NoPosition):
-            return Bytes(self.length, self.channels, None, add=False)
-        return Bytes(self.length, self.channels, self.position.build((self.length,)), add=self.position.join == "add")
+        position = None if isinstance(self.position, NoPosition) else self.position.build((self.length,))
+        add = not isinstance(self.position, NoPosition) and self.position.join == "add"
+        return Bytes(self, position, add)
 
 
 class Bytes(Input):
     """Embeds ids and adds or appends their positions. Embeddings start as a unit normal cut at ±2 [haiku `Embed`]."""
 
-    def __init__(self, length: int, channels: int, position: nn.Module | None, add: bool) -> None:
+    def __init__(self, settings: TextInput, position: nn.Module | None, add: bool) -> None:
         super().__init__()
-        self.length = length
-        self.embedding = nn.Embedding(VOCABULARY, channels, _weight=learned_array(VOCABULARY, channels, std=1.0))
+        count, channels = settings.vocabulary, settings.channels
+        self.length, self.encoding = settings.length, settings.encoding
+        self.embedding = nn.Embedding(count, channels, _weight=learned_array(count, channels, std=1.0))
         self.position = position
         self.add = add
         self.channels = joined_channels(channels, position, add)
@@ -142,38 +203,6 @@ def _cut(sample: Sample, length: int) -> Sample:
     return replace(sample, values=sample.values[:length], mask=None if sample.mask is None else sample.mask[:length])
 
 
-def _named(column: str, cell: Any, room: int | None) -> np.ndarray:
-    """The ids of one of several texts; a missing one has none."""
-    try:
-        return _ids("" if is_missing(cell) else cell, room)
-    except DataError as error:
-        raise ColumnError(column, str(error)) from None
-
-
-def _ids(value: Any, room: int | None) -> np.ndarray:
-    """The ids (length,) of one text, MASK where it is hidden. room: how many of them are read; None: all.
-
-    Raises `DataError` where a mask hides what is not read: nothing would ever fill it in.
-    """
-    if not isinstance(value, Mapping):
-        return ids_of(_bytes(value))
-    unknown = [key for key in value if key not in ("text", "mask")]
-    if unknown or "text" not in value:
-        raise DataError(f"got {{{', '.join(map(str, value))}}}; wanted {{text: …, mask: [[start, stop], …]}}.")
-    data = _bytes(value["text"])
-    ids = ids_of(data)
-    for run in _runs(value.get("mask")):
-        start, stop = _words(run, data) if isinstance(run, str) else _run(run, len(data))
-        if room is not None and stop > room:
-            raise DataError(
-                f"mask holds {run!r}, bytes {start} to {stop} of a text of {len(data)}, but the model reads only its "
-                f"first {room}: the text is cut there (overflow: truncate). Give the part of the text around it, of "
-                f"at most {room} bytes."
-            )
-        ids[start:stop] = MASK
-    return ids
-
-
 def _runs(mask: Any) -> list[Any]:
     """What is hidden, one by one. Raises `DataError` for what is neither that nor a list of it."""
     if mask is None:
@@ -185,13 +214,13 @@ def _runs(mask: Any) -> list[Any]:
     return [mask] if len(mask) == 2 and all(isinstance(n, int) for n in mask) else list(mask)
 
 
-def _run(run: Any, count: int) -> tuple[int, int]:
-    """Start and stop. Raises `DataError` where they are not in a text of `count` bytes."""
+def _run(run: Any, count: int, units: str) -> tuple[int, int]:
+    """Start and stop. Raises `DataError` where they are not in a text of `count` units."""
     whole = isinstance(run, (list, tuple)) and len(run) == 2 and all(isinstance(n, int) for n in run)
     if not whole or not 0 <= run[0] < run[1] <= count:
         raise DataError(
-            f"mask holds {run!r}; wanted [start, stop], start before stop: bytes of the text, which has {count}; or "
-            "words of the text."
+            f"mask holds {run!r}; wanted [start, stop], start before stop: {units} of the text, which has {count}"
+            f"{'; or words of the text.' if units == 'bytes' else '.'}"
         )
     return run[0], run[1]
 

@@ -11,14 +11,24 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from perceivers.byte_tokens import MASK, VOCABULARY, ids_of, text_of, to_bytes, word_spans
-from perceivers.cells import class_name
+from perceivers.byte_tokens import (
+    MASK,
+    SPECIAL_TOKENS,
+    VOCABULARY,
+    ids_of,
+    to_bytes,
+    tokenizer_ids,
+    word_spans,
+    written,
+)
+from perceivers.cells import class_name, is_missing
 from perceivers.elements import Elements
 from perceivers.errors import SpecError, missing_extra
 from perceivers.nn.lifted import Lifted
 from perceivers.nn.position import LearnedPosition
 from perceivers.outputs.base import Context, LearnedQuery, Output, OutputSettings, Sizes
 from perceivers.settings import Settings
+from perceivers.tokens import Encoding
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -45,6 +55,10 @@ class TextOutput(OutputSettings):
     )
     curves: ClassVar[tuple[str, ...]] = ("accuracy",)
     kind: Literal["text"] = "text"
+    encoding: Encoding = "bytes"
+    """As the input's."""
+    vocabulary: int = Field(default=VOCABULARY, gt=SPECIAL_TOKENS)
+    """As the input's."""
     input: str = "text"
     """The text input: its embedding, transposed, gives the logits, so the queries are as wide."""
     query: LearnedQuery = LearnedQuery()
@@ -76,7 +90,13 @@ class TextOutput(OutputSettings):
 
     def query_channels(self, latent_channels: int, inputs: Mapping[str, nn.Module]) -> int:
         """As many as the embedding. Raises `SpecError` where the input is no text, or the query has another width."""
-        width = _embedding(self.input, inputs).embedding_dim
+        embedding = _embedding(self.input, inputs)
+        read, width = (inputs[self.input].encoding, embedding.num_embeddings), embedding.embedding_dim
+        if read != (self.encoding, self.vocabulary):
+            raise SpecError(
+                f"text output: it guesses {self.encoding} of a vocabulary of {self.vocabulary}, but input "
+                f"'{self.input}' reads {read[0]} of {read[1]}; give both the same encoding and vocabulary."
+            )
         if self.query.channels not in (None, width):
             raise SpecError(
                 f"text output: query.channels is {self.query.channels}, but input '{self.input}' embeds in {width}, "
@@ -85,7 +105,9 @@ class TextOutput(OutputSettings):
         return width
 
     def parse(self, value: Any) -> np.ndarray:
-        """The ids of a text; none where it is not known."""
+        """The ids of a text, or of a list of ids; none where it is not known."""
+        if self.encoding == "ids":
+            return np.zeros(0, np.int64) if is_missing(value) else tokenizer_ids(value, self.vocabulary)
         text = value if isinstance(value, (str, bytes, bytearray)) else class_name(value)
         return np.zeros(0, np.int64) if text is None else ids_of(to_bytes(text))
 
@@ -95,7 +117,7 @@ class TextOutput(OutputSettings):
         """Ids (length, 1) with MASK for every byte of some words, and those bytes (length,), −1 elsewhere."""
         assert self.mask is not None, "only asked of a kind that hides"
         ids = values[:, 0] if mask is None else values[mask, 0]
-        spans = word_spans(ids)
+        spans = word_spans(ids, self.encoding)
         shown, target = values.copy(), np.full(len(ids), UNKNOWN, np.int64)
         if not len(spans):
             return shown, target
@@ -139,15 +161,16 @@ class TextOutput(OutputSettings):
 
 
 class TextHead(Output):
-    """Logits (B, L, 262) over the ids of every byte."""
+    """Logits (B, L, 262) over the ids of every byte, or (B, L, vocabulary)."""
 
     def __init__(self, settings: TextOutput, sizes: Sizes) -> None:
         super().__init__()
         self.input = settings.input
         self.mask_queries = settings.mask_queries
+        self.encoding: Encoding = settings.encoding
         self.length = int(sizes.inputs[self.input].length)  # pyright: ignore[reportArgumentType]
         self.query = LearnedPosition((self.length,), sizes.query, settings.query.init_std)
-        self.bias = nn.Parameter(torch.zeros(VOCABULARY))
+        self.bias = nn.Parameter(torch.zeros(settings.vocabulary))
 
     def queries(self, context: Context) -> Tensor | Lifted:
         """(B, L, E), where `mask_queries` with the mask of the text."""
@@ -161,7 +184,7 @@ class TextHead(Output):
 
     def flops(self, elements: Mapping[str, int]) -> int:
         """Those of the embedding, transposed."""
-        return 2 * self.length * self.query.channels * VOCABULARY
+        return 2 * self.length * self.query.channels * len(self.bias)
 
     def predict(self, answers: Tensor, context: Context) -> Tensor:
         """Logits: the answers over the embedding of the input, and a bias [official EmbeddingDecoder]."""
@@ -196,7 +219,8 @@ class TextHead(Output):
     def answer(self, name: str, prediction: Tensor, inputs: Mapping[str, Elements]) -> list[dict[str, Any]]:
         """{name: the text with its masked bytes filled in, name_masked: [what was filled in, …], name_guesses: […]}.
 
-        The guesses are, of each run of masked bytes, [{"text", "probability"}, …], the likeliest first.
+        The guesses are, of each run of masked bytes, [{"text", "probability"}, …], the likeliest first; where ids are
+        read, `ids` stands for `text`.
         """
         rows = []
         likeliest = prediction.argmax(-1).cpu().numpy()
@@ -207,9 +231,9 @@ class TextHead(Output):
             filled = np.where(masked, guessed[: len(given)], given)
             edges = np.flatnonzero(np.diff(np.concatenate([[False], masked, [False]])))
             runs = edges.reshape(-1, 2)
-            guesses = [_likeliest(prediction[row, a:b]) for a, b in runs]
-            found = [text_of(filled[a:b]) for a, b in runs]
-            rows.append({name: text_of(filled), f"{name}_masked": found, f"{name}_guesses": guesses})
+            guesses = [_likeliest(prediction[row, a:b], self.encoding) for a, b in runs]
+            found = [written(filled[a:b], self.encoding) for a, b in runs]
+            rows.append({name: written(filled, self.encoding), f"{name}_masked": found, f"{name}_guesses": guesses})
         return rows
 
     def _known(self, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,7 +242,7 @@ class TextHead(Output):
         return wanted, wanted != UNKNOWN
 
 
-def _likeliest(logits: Tensor) -> list[dict[str, Any]]:
+def _likeliest(logits: Tensor, encoding: Encoding) -> list[dict[str, Any]]:
     """The likeliest readings of a run of bytes (length, 262), as if each byte were drawn by itself.
 
     That is what the model says of them: it guesses all masked bytes at once, none in the light of another.
@@ -229,7 +253,10 @@ def _likeliest(logits: Tensor) -> list[dict[str, Any]]:
     for chances, tokens in zip(best.tolist(), ids.tolist(), strict=True):
         longer = [(total + p, (run, i)) for total, run in kept for p, i in zip(chances, tokens, strict=True)]
         kept = sorted(longer, key=lambda item: -item[0])[:_GUESSES]
-    return [{"text": text_of(reversed([*_backwards(run)])), "probability": math.exp(total)} for total, run in kept]
+    key = "text" if encoding == "bytes" else "ids"
+    return [
+        {key: written(reversed([*_backwards(run)]), encoding), "probability": math.exp(total)} for total, run in kept
+    ]
 
 
 def _backwards(run: Any) -> Iterator[int]:
@@ -240,6 +267,6 @@ def _backwards(run: Any) -> Iterator[int]:
 
 def _embedding(name: str, inputs: Mapping[str, nn.Module]) -> nn.Embedding:
     embedding = getattr(inputs[name], "embedding", None)
-    if not isinstance(embedding, nn.Embedding) or embedding.num_embeddings != VOCABULARY:
+    if not isinstance(embedding, nn.Embedding) or not hasattr(inputs[name], "encoding"):
         raise SpecError(f"text output: input '{name}' is no text, so it has no embedding; name an input of kind text.")
     return embedding

@@ -141,6 +141,8 @@ def _class_of(spec: Spec) -> str:
     if kinds in ((["image"], ["category"]), (["image"], ["number"])):
         by_lift = {"conv": "ConvProcessing", "conv1x1": "Learned"}
         return f"PerceiverForImageClassification{by_lift.get(_only_input(spec)['lift']['kind'], 'Fourier')}"
+    if any(getattr(kind, "encoding", "bytes") == "ids" for kind in spec.inputs.values()):
+        raise ModelError("transformers' Perceivers read text as bytes, and this model reads ids of a tokenizer.")
     if kinds in ((["text"], ["category"]), (["text"], ["number"])):
         return "PerceiverForSequenceClassification"
     if kinds == (["text"], ["text"]):
