@@ -12,6 +12,9 @@ from perceivers.models.presets import PRESETS, spec_of
 from perceivers.models.spec import Spec, as_spec
 from perceivers.training.recipe import Recipe, as_recipe, read_recipe, with_overrides
 
+# What may be taken for an override.
+_OPTIONS = {"memory_budget": "memory-budget", "batch": "batch", "batch_size": "batch"}
+
 
 def plan(
     what: "str | Path | Recipe | Spec | Mapping[str, Any]",
@@ -40,16 +43,29 @@ def _bytes(budget: float | None) -> float | None:
     return None if budget is None else budget * 10**9
 
 
+def _check_options(overrides: Sequence[str], of_recipe: bool) -> None:
+    """Raise `SpecError` for an override that is an option of `plan`; a recipe's own settings may be overridden."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        name = key if of_recipe else key.removeprefix("training.")
+        option = _OPTIONS.get(name.replace("-", "_"))
+        if option is not None:
+            own = f", or training.{name}={value}" if of_recipe else ""
+            raise SpecError(f"'{override}' is no setting of the model; write --{option} {value}{own}.")
+
+
 def _model(what: "str | Path | Recipe | Spec | Mapping[str, Any]", overrides: Sequence[str]) -> Recipe | Spec:
     if isinstance(what, (str, Path)):
         path = Path(what)
         if str(what) in PRESETS and not path.is_file():
+            _check_options(overrides, of_recipe=False)
             return as_spec(with_overrides(PRESETS[str(what)].spec, overrides), f"preset {what}")
         if not path.is_file() and path.suffix not in (".yaml", ".yml"):
             known = ", ".join(PRESETS)
             raise SpecError(
                 f"'{what}' is neither a recipe file nor a preset.{near_miss(str(what), PRESETS)} Presets: {known}."
             )
+        _check_options(overrides, of_recipe=True)
         return read_recipe(path, overrides)
     if not overrides and isinstance(what, (Recipe, Spec)):
         return what
