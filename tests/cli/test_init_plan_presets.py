@@ -223,4 +223,5 @@ def test_options_of_plan_that_are_written_as_overrides():
     assert "write --batch 8." in fails("plan", "perceiver-io-language", "batch=8")
     said = fails("plan", "words.yaml", "memory_budget=2")
     assert "write --memory-budget 2, or training.memory_budget=2." in said
+    assert "write --batch 8, or training.batch_size=8." in fails("plan", "words.yaml", "batch=8")
     assert run("plan", "words.yaml", "training.memory_budget=2")

@@ -12,8 +12,9 @@ from perceivers.models.presets import PRESETS, spec_of
 from perceivers.models.spec import Spec, as_spec
 from perceivers.training.recipe import Recipe, as_recipe, read_recipe, with_overrides
 
-# What may be taken for an override.
-_OPTIONS = {"memory_budget": "memory-budget", "batch": "batch", "batch_size": "batch"}
+# What may be taken for a setting: the option that it is, and the setting of a recipe.
+_BATCH = ("batch", "training.batch_size")
+_OPTIONS = {"memory_budget": ("memory-budget", "training.memory_budget"), "batch": _BATCH, "batch_size": _BATCH}
 
 
 def plan(
@@ -45,12 +46,12 @@ def _bytes(budget: float | None) -> float | None:
 
 def _check_options(overrides: Sequence[str], of_recipe: bool) -> None:
     """Raise `SpecError` for an override that is an option of `plan`; a recipe's own settings may be overridden."""
-    for override in overrides:
+    for override in [overrides] if isinstance(overrides, str) else overrides:
         key, _, value = override.partition("=")
-        name = key if of_recipe else key.removeprefix("training.")
-        option = _OPTIONS.get(name.replace("-", "_"))
-        if option is not None:
-            own = f", or training.{name}={value}" if of_recipe else ""
+        name = (key if of_recipe else key.removeprefix("training.")).replace("-", "_")
+        if name in _OPTIONS:
+            option, setting = _OPTIONS[name]
+            own = f", or {setting}={value}" if of_recipe else ""
             raise SpecError(f"'{override}' is no setting of the model; write --{option} {value}{own}.")
 
 
