@@ -58,13 +58,13 @@ class GroupError(PerceiversError):
 
 
 def near_miss(name: str, known: Iterable[str]) -> str:
-    """`" Did you mean 'latents'?"` when a known name is close to `name`, else an empty string.
+    """`" Did you mean 'latents'?"` when another known name is close to `name`, else an empty string.
 
     Capitals are the least of slips: `ID` is close to `id`. Of names that differ in nothing else the closest is told.
     """
     given = str(name)
     alike: dict[str, list[str]] = {}
-    for other in map(str, known):
+    for other in (other for other in map(str, known) if other != given):
         alike.setdefault(other.casefold(), []).append(other)
     close = difflib.get_close_matches(given.casefold(), alike, n=1, cutoff=0.6)
     if not close:

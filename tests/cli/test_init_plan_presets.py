@@ -211,3 +211,17 @@ def test_the_commands_are_light_to_import():
     program = f"import sys; from perceivers.cli import init, plan, presets; sys.exit(str({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.stderr.strip() == "set()"
+
+
+# -- options that are taken for overrides ---------------------------------------------------------------------------
+
+
+def test_options_of_plan_that_are_written_as_overrides():
+    said = fails("plan", "perceiver-io-language", "memory_budget=2")
+    assert said == "'memory_budget=2' is no setting of the model; write --memory-budget 2."
+    assert "write --memory-budget 2." in fails("plan", "perceiver-io-language", "training.memory_budget=2")
+    assert "write --batch 8." in fails("plan", "perceiver-io-language", "batch=8")
+    said = fails("plan", "words.yaml", "memory_budget=2")
+    assert "write --memory-budget 2, or training.memory_budget=2." in said
+    assert "write --batch 8, or training.batch_size=8." in fails("plan", "words.yaml", "batch=8")
+    assert run("plan", "words.yaml", "training.memory_budget=2")

@@ -65,10 +65,18 @@ class TestExitCodes:
             (["evaluate", "runs/a"], "error: there is no model directory or run folder 'runs/a'."),
             (["predict", "runs/a", "b.csv"], "error: there is no model directory or run folder 'runs/a'."),
             (["predict", "runs/a", "b.csv", "--out", "c.xlsx"], "error: unknown ending of an output file '.xlsx'."),
+            (
+                ["predict", "a.yml", "b.csv"],
+                "error: 'a.yml' looks like a recipe; wanted a model directory or a run folder. "
+                "Train it: perceivers train a.yml --out runs/a. The model is then in runs/a.",
+            ),
+            (["evaluate", "own.csv"], "error: there is no model directory 'own.csv'.\n"),
             (["data", "fetch", "digit"], "error: unknown data set 'digit'. Did you mean 'digits'?"),
         ],
     )
     def test_a_users_mistake_is_one_and_no_traceback(self, call, arguments, said):
+        for name in ("a.yml", "own.csv"):
+            Path(name).write_text("a: 1\n")
         done = call(*arguments)
         assert done.code == 1
         assert done.err.startswith(said)

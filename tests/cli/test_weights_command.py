@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
+from safetensors.numpy import save_file
 
 from perceivers.models import convert
 from perceivers.models.build import build
@@ -28,10 +30,25 @@ def test_the_table(call):
 
 
 def test_a_narrow_window(call, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # a terminal
+    monkeypatch.setenv("TERM", "dumb")  # without colours, of 80 columns
     done = call("weights", "show", GOLDEN / "hf_masked_lm")
     assert max(map(len, done.out.splitlines())) <= 80
     assert "config: 40 entries; --json prints them" in done.out
+
+
+@pytest.mark.parametrize("columns", ["20", None])
+def test_lines_are_whole_where_there_is_no_window(call, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns) if columns else monkeypatch.delenv("COLUMNS")
+    name = "perceiver." + ".".join(f"a_long_name_{n}" for n in range(30))
+    file = "a_file_with_a_long_name_" * 6 + ".safetensors"
+    save_file({f"{name}.weight": np.zeros((2, 3), np.float32), "b.w": np.zeros(1)}, file)
+    done = call("weights", "show", file)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[0].strip() == file
+    line = next(line for line in done.out.splitlines() if name in line)
+    assert "weight (2, 3) float32" in line
+    assert "6" in line
 
 
 def test_json(call):

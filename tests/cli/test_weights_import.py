@@ -38,22 +38,27 @@ def test_import_and_predict(call, spec):
 def test_verify(call, tmp_path):
     done = call("weights", "verify", GOLDEN / "dm_optical_flow.npz")
     assert done.code == 0
-    assert [line.split()[0] for line in done.out.splitlines()] == ["flow", "patches"]
+    *lines, verdict = done.out.splitlines()
+    assert [line.split()[0] for line in lines] == ["flow", "patches"]
+    assert verdict == "agrees: 2 outputs within rtol=atol=1e-4"
     with np.load(GOLDEN / "dm_optical_flow.npz") as stored:
         held = {key: stored[key] for key in stored.files}
     np.savez(tmp_path / "off.npz", **{**held, "output/flow": held["output/flow"] + 1e-3})
     done = call("weights", "verify", tmp_path / "off.npz")
     assert done.code == 1
     assert "outside 1e-4 + 1e-4 · |recorded|" in done.out
+    assert done.out.splitlines()[-1] == "differs: 1 of 2 outputs outside rtol=atol=1e-4: flow"
     done = call("weights", "verify", PICKLE)
     assert done.code == 2
     assert "is no recording" in done.err
+    assert done.out == ""
 
 
 def test_errors_write_nothing(call, spec, tmp_path):
     done = call("weights", "import", PICKLE, "--out", "lm")
     assert done.code == 1
-    assert "--preset NAME or --spec FILE" in done.err
+    assert "holds 89 arrays (language model of Perceiver IO). Give either the preset or" in done.err
+    assert "--preset NAME or --spec FILE. The published one is the preset perceiver-io-language." in done.err
     done = call("weights", "import", PICKLE, "--preset", "perceiver-io-langauge", "--out", "lm")
     assert "Did you mean 'perceiver-io-language'?" in done.err
     done = call("weights", "import", PICKLE, "--preset", "perceiver-io-language", "--out", "lm")
@@ -86,3 +91,66 @@ def test_a_transformers_folder_there_and_back(call, tmp_path):
     done = call("weights", "export", "lm", "--format", "onnx", "--out", "other")
     assert "unknown format 'onnx'" in done.err
     assert not Path("other").exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_what_is_there_is_replaced_only_when_allowed(call, spec):
+    importing = ("weights", "import", PICKLE, "--spec", spec, "--out", "lm")
+    assert call(*importing).code == 0
+    assert call("weights", "import", GOLDEN / "hf_masked_lm", "--deviations", "--out", "theirs").code == 0
+    assert call("weights", "export", "theirs", "--out", "back").code == 0
+    for folder, arguments in (
+        ("lm", importing),
+        ("lm", ("weights", "import", GOLDEN / "hf_masked_lm", "--out", "lm")),
+        ("lm", ("weights", "resize", "theirs", "text=32", "--out", "lm")),
+        ("back", ("weights", "export", "theirs", "--out", "back")),
+    ):
+        (Path(folder) / "note.txt").write_text("mine")
+        before = contents(Path(folder))
+        done = call(*arguments)
+        assert done.code == 1
+        assert done.err == (
+            f"error: '{folder}' exists, and would be replaced; give another name, or allow it by --overwrite "
+            "(overwrite=True).\n"
+        )
+        assert contents(Path(folder)) == before
+        assert call(*arguments, "--overwrite").code == 0
+        assert "note.txt" not in contents(Path(folder))
+    Path("thesis").mkdir()
+    Path("thesis/chapter.tex").write_text("x")
+    exporting = ("weights", "export", "theirs", "--out")
+    for arguments, what in ((importing[:-1], "a model directory"), (exporting, "a folder of transformers")):
+        done = call(*arguments, "thesis", "--overwrite")
+        assert f"'thesis' exists and is not {what}" in done.err
+        assert Path("thesis/chapter.tex").read_text() == "x"
+
+
+def test_weights_alone_out_of_a_folder(call, tmp_path, run):
+    theirs = GOLDEN / "hf_masked_lm" / "model.safetensors"
+    (tmp_path / "alone.safetensors").write_bytes(theirs.read_bytes())
+    np.savez(tmp_path / "alone.npz", **{name: tensor.numpy() for name, tensor in load_file(theirs).items()})
+    for given, said in (
+        (theirs, "by transformers' names; the rest stands in config.json, which lies beside it. Import a folder"),
+        (tmp_path / "alone.safetensors", "config.json, which does not lie beside it. Import a folder that has both"),
+        (tmp_path / "alone.npz", "73 arrays (language model of Perceiver IO), by transformers' names"),
+        (run / "model" / "model.safetensors", "perceivers.load opens it: nothing has to be imported"),
+        (run, "is a model of this library already; perceivers.load opens it"),
+    ):
+        for more in ((), ("--preset", "perceiver-io-language")):
+            done = call("weights", "import", given, *more, "--out", "lm")
+            assert done.code == 1
+            assert said in done.err
+            assert done.err.count("\n") == 1
+    assert "perceivers weights import FOLDER --out DIR" in call("weights", "import", theirs, "--out", "lm").err
+    assert not Path("lm").exists()
+
+
+def test_an_archive_of_arrays(call):
+    done = call("weights", "import", GOLDEN / "dm_image_conv.npz", "--out", "model")
+    assert "holds 100 arrays (image classification of Perceiver IO, convolution stem). Give either" in done.err
+    assert "The published one is the preset perceiver-io-imagenet-conv." in done.err
+    done = call("weights", "import", GOLDEN / "dm_blocks.npz", "--out", "model")
+    assert "arrays (no model that is known). Give either the preset or the spec" in done.err

@@ -2,7 +2,7 @@
 
 import pytest
 
-from perceivers.models.convert.families import haiku_family, transformers_family
+from perceivers.models.convert.families import haiku_family, tensors_family
 
 ENCODER = "perceiver_encoder/~/cross_attention/attention/linear/w"
 STEM = "image_preprocessor/~/conv2_d_downsample/~/conv/w"
@@ -55,5 +55,5 @@ OUTPUT = "perceiver.decoder.decoder.final_layer.weight"
     ],
 )
 def test_transformers(names, family):
-    found = transformers_family(names)
+    found = tensors_family(names)
     assert found == family if family == "unknown" else found.startswith(family)

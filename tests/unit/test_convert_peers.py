@@ -280,6 +280,40 @@ def test_cross_attends_that_are_not_spread_evenly(tmp_path):
     )
 
 
+@pytest.mark.parametrize("crosses", ["2", 2.0])
+def test_numbers_are_read_as_a_spec_reads_them(tmp_path, crosses):
+    # What is spread evenly is another network, however its numbers are written.
+    said = refused(tmp_path, text_state(tied=True), changed(HEADS, cross_attends=crosses, blocks="6"))
+    assert "2 cross-attends stand before the first 2 of 6 blocks there" in said
+    said = refused(tmp_path, text_state(tied=True), changed(HEADS, cross_attends="two", blocks=6))
+    assert "encoder.cross_attends: input should be a valid integer" in said
+
+
+def test_no_latents_and_no_embedding(tmp_path):
+    state = text_state(tied=True)
+    del state["0.latent_provider._query"]
+    said = refused(tmp_path, state, changed(HEADS))
+    assert "lacks '0.latent' or '0.latent_provider._query', so it is no whole masked text of krasserm's" in said
+    state = text_state(tied=True)
+    state["x.0.input_adapter.txt_embedding.weight"] = state.pop("0.input_adapter.txt_embedding.weight")
+    assert "lacks '0.input_adapter.txt_embedding.weight'" in refused(tmp_path, state, changed(HEADS))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"encoder": 3}, "encoder is given as 3; wanted a mapping of names to values"),
+        ({"encoder": None}, "encoder is given as None; wanted a mapping"),
+        ({"inputs": "text"}, "inputs is given as 'text'; wanted a mapping"),
+        ({"inputs": {"image": "pixels"}}, "inputs.image is given as 'pixels'; wanted a mapping"),
+        ({"outputs": ["label"]}, "outputs is given as ['label']; wanted a mapping"),
+    ],
+)
+def test_what_is_given_is_made_of_mappings(tmp_path, given, said):
+    assert said in refused(tmp_path, text_state(tied=True), given)
+    assert said in refused(tmp_path, pytorch_state(), given)
+
+
 def test_a_missing_and_an_extra_array(tmp_path):
     state = text_state(tied=True)
     del state["0.self_attn_1.1.1.module.3.bias"]

@@ -17,7 +17,10 @@ def autoencode(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
-    """Write what an autoencoder gives back of a clip: encoded once, asked query by query."""
+    """Write what an autoencoder gives back of a clip.
+
+    It is encoded once and asked query by query.
+    """
     from perceivers.clips.autoencoding import autoencode as run
     from perceivers.clips.files import check_folder, write_clips
     from perceivers.training.reporter import Reporter

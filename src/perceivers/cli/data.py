@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Listing
+
+from perceivers.cli.listing import print_table
 
 if TYPE_CHECKING:
     from perceivers.data.named import NamedData
@@ -94,7 +95,7 @@ def _print_columns(table: "Table") -> None:
     listing = Listing("column", "holds")
     for name, column in table.columns.items():
         listing.add_row(escape(name), escape(_holds(column)))
-    Console().print(listing)
+    print_table(listing)
 
 
 def _holds(column: Any) -> str:
@@ -135,4 +136,4 @@ def _print_counts(tables: "dict[str, Table]", label: str) -> None:
         listing.add_row(f"{len(classes):,} classes", *(f"{len(count):,}" for count in counts.values()))
     listing.add_section()
     listing.add_row("all", *(f"{len(table):,}" for table in tables.values()))
-    Console().print(listing)
+    print_table(listing)

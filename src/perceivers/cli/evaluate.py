@@ -28,11 +28,11 @@ def evaluate(
 
 
 def _show(result: Mapping[str, Any]) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    from perceivers.cli.listing import print_table
+
     samples = f"{result['samples']:,} sample{'s' if result['samples'] > 1 else ''}"
     table = Table(title=escape(f"{result['model']} on {result['split']} ({samples})"))
     table.add_column("inputs")
@@ -42,7 +42,7 @@ def _show(result: Mapping[str, Any]) -> None:
     rows = {"all": result["scores"], **{f"without {name}": scores for name, scores in result["without"].items()}}
     for label, scores in rows.items():
         table.add_row(label, *[_number(value, 4) for group in scores.values() for value in group.values()])
-    console.print(table)
+    print_table(table)
     for output, classes in result["classes"].items():
         if len(classes) > 50:
             continue
@@ -52,7 +52,7 @@ def _show(result: Mapping[str, Any]) -> None:
         for name, row in classes.items():
             shares = [_number(row[score], 3) for score in ("precision", "recall", "f1")]
             table.add_row(escape(name), *shares, str(row["support"]))
-        console.print(table)
+        print_table(table)
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -15,7 +15,7 @@ def flow(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
-    """Write how far each pixel of a first image moved until a second."""
+    """Write how far each pixel moved from one image to another."""
     import numpy as np
 
     from perceivers.atomic import replace_file

@@ -14,7 +14,7 @@ def init(
     ] = None,
     out: Annotated[Path, typer.Option(help="Where to write the recipe; - prints it.")] = Path("recipe.yaml"),
 ) -> None:
-    """Look at a table and write a commented recipe that trains on it."""
+    """Look at a table and write a commented recipe for it."""
     from perceivers.training.draft import TargetNeededError
 
     try:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from perceivers.models.layers import Layer
     from perceivers.models.plan import Plan
 
@@ -46,31 +48,31 @@ def _plain(what: str, made: "Plan") -> dict[str, object]:
 
 
 def _show(what: str, made: "Plan") -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    from perceivers.cli.listing import print_table
+
     listing = Table("part", title=escape(what), show_footer=True)
     listing.columns[0].footer = "all"
     listing.add_column("parameters", f"{made.parameters:,}", justify="right", no_wrap=True)
     listing.add_column("FLOPs a sample", _short(made.flops), justify="right", no_wrap=True)
     for part in made.parts:
         listing.add_row(escape(part.name), f"{part.parameters:,}", _short(part.flops))
-    console.print(listing)
+    print_table(listing)
     sizes = ", ".join(f"{name} {count:,}" for name, count in made.elements.items())
     print(f"elements: {sizes}; joined {sum(made.elements.values()):,} × {made.channels}")
     print(f"latents: {made.latents[0]} × {made.latents[1]}")
     print("FLOPs: multiplications and additions of the forward pass; a training step takes about 3 times as many.\n")
     if made.layers:
-        console.print(_layer_table(made))
+        print_table(_layer_table(made))
         print("Seconds: an estimate for one sample, forward, on two cores. Why:")
         for why in dict.fromkeys(f"{layer.name}: {layer.why}" for layer in made.layers):
             print(f"  {why}")
     if made.training_paths != made.paths:
         print(f"In training: {', '.join(f'{name} {path}' for name, path in made.training_paths.items())}.")
     print()
-    console.print(_memory_table(made))
+    print_table(_memory_table(made))
     print("Memory is for float32; activations are an estimate, true within a factor of 2. Not counted: torch itself,")
     print("prepared samples (data.keep_bytes) and batches that workers prepare ahead.")
     for line in [*_budget(made), *made.assumed]:
@@ -91,7 +93,7 @@ def _budget(made: "Plan") -> list[str]:
     return said
 
 
-def _layer_table(made: "Plan") -> object:
+def _layer_table(made: "Plan") -> "Table":
     from rich.markup import escape
     from rich.table import Table
 
@@ -113,7 +115,7 @@ def _layer_table(made: "Plan") -> object:
     return listing
 
 
-def _memory_table(made: "Plan") -> object:
+def _memory_table(made: "Plan") -> "Table":
     from rich.table import Table
 
     memory = made.memory

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Look at weights, of this library and of others.", no_args_is_help=True)
 
 
+OVERWRITE = "Replace a model directory --out that exists."
+
+
 @app.callback()
 def weights() -> None:
     """Look at weights, of this library and of others."""
@@ -56,11 +59,12 @@ def import_(
         bool,
         typer.Option("--deviations", help="Of a transformers folder: compute what transformers does, bit for bit."),
     ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE)] = False,
 ) -> None:
     """Make a model directory, which perceivers.load opens, of official weights."""
     from perceivers.models.convert import import_weights
 
-    made = import_weights(source, out, preset=preset, spec=spec, deviations=deviations)
+    made = import_weights(source, out, preset=preset, spec=spec, deviations=deviations, overwrite=overwrite)
     print(f"{made}: {sum(p.stat().st_size for p in made.iterdir()):,} bytes; perceivers.load opens it")
 
 
@@ -69,11 +73,12 @@ def resize(
     model: Annotated[Path, typer.Argument(help="A model directory or a run folder.")],
     sizes: Annotated[list[str], typer.Argument(help="input=size, such as image=288,288 or text=4096.")],
     out: Annotated[Path, typer.Option("--out", help="The model directory to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE)] = False,
 ) -> None:
     """Make a model for inputs of another size; learned positions are interpolated, nothing is trained."""
     from perceivers.models.resize import resize_folder, size_of
 
-    made = resize_folder(model, dict(size_of(text) for text in sizes), out)
+    made = resize_folder(model, dict(size_of(text) for text in sizes), out, overwrite)
     print(f"{made}: {sum(p.stat().st_size for p in made.iterdir()):,} bytes; measure its scores anew")
 
 
@@ -82,6 +87,9 @@ def export(
     model: Annotated[Path, typer.Argument(help="A model directory or a run folder.")],
     out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
     format: Annotated[str, typer.Option("--format", help="transformers is the only one.")] = "transformers",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a folder of transformers --out that exists.")
+    ] = False,
 ) -> None:
     """Write a model as another library reads it."""
     from perceivers.errors import unknown
@@ -90,7 +98,7 @@ def export(
 
     if format != "transformers":
         raise unknown("format", format, ["transformers"])
-    made = export_transformers(load(model), out)
+    made = export_transformers(load(model), out, overwrite)
     print(f"{made}: {', '.join(sorted(p.name for p in made.iterdir()))}")
 
 
@@ -110,8 +118,11 @@ def verify(
     for name, comparison in found.items():
         said = "" if comparison.within else "  outside 1e-4 + 1e-4 · |recorded|"
         print(f"{name:<{width}}  absolute {comparison.absolute:.2e}  relative {comparison.relative:.2e}{said}")
-    if not all(comparison.within for comparison in found.values()):
+    off = [name for name, comparison in found.items() if not comparison.within]
+    if off:
+        print(f"differs: {len(off)} of {len(found)} outputs outside rtol=atol=1e-4: {', '.join(off)}")
         raise typer.Exit(1)
+    print(f"agrees: {len(found)} output{'s' if len(found) > 1 else ''} within rtol=atol=1e-4")
 
 
 def _json(stored: "Stored") -> str:
@@ -141,10 +152,10 @@ def _plain(stored: "Stored") -> dict[str, Any]:
 
 
 def _show(stored: "Stored") -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    from perceivers.cli.listing import print_table
     from perceivers.models.convert.stored import printable
 
     listing = Table(title=escape(printable(str(stored.path))), show_footer=True)
@@ -156,7 +167,7 @@ def _show(stored: "Stored") -> None:
         # Of running means, inputs and answers the last column says nothing: they are not trained.
         trained = f"{count:,}" if (count := _trained(arrays)) else ""
         listing.add_row(escape(printable(module)), escape("\n".join(lines)), trained)
-    Console().print(listing)
+    print_table(listing)
     print(f"format: {stored.format}\nfamily: {stored.family}")
     for name, value in stored.extra.items():
         print(f"{printable(name)}: {_short(value)}")

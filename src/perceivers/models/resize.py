@@ -12,7 +12,7 @@ from perceivers.inputs.position import Fourier
 from perceivers.models.build import build, fill
 from perceivers.models.model import Model
 from perceivers.models.spec import as_spec
-from perceivers.models.weights import CARD, RECIPE, find_model, load, save
+from perceivers.models.weights import CARD, RECIPE, check_replaced, find_model, load, save
 from perceivers.nn.position import LearnedPosition
 
 Size = int | Sequence[int]
@@ -43,11 +43,13 @@ def resized(model: Model, sizes: Mapping[str, Size]) -> Model:
     return other.eval()
 
 
-def resize_folder(source: str | Path, sizes: Mapping[str, Size], out: str | Path) -> Path:
+def resize_folder(source: str | Path, sizes: Mapping[str, Size], out: str | Path, overwrite: bool = False) -> Path:
     """`resized` of the model directory or run folder `source`, written to the model directory `out`; returns it.
 
-    Card and recipe come along; the card says what was done.
+    Card and recipe come along; the card says what was done. A model directory that is there is replaced only when
+    `overwrite` says so.
     """
+    check_replaced(Path(out), overwrite)
     folder = find_model(Path(source))
     model = load(folder)
     other = resized(model, sizes)

@@ -13,7 +13,7 @@ Nothing executable, nothing pickled.
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -44,7 +44,7 @@ MOST_TEXT_BYTES = 64 * 2**20
 # Of files, in a message.
 _MOST_NAMES = 10
 # Spec, header and tensors.
-Stored = tuple[Spec, Mapping[str, Any], dict[str, torch.Tensor]]
+Saved = tuple[Spec, Mapping[str, Any], dict[str, torch.Tensor]]
 # Steps of an encoder; the deepest published one has 68.
 MOST_STEPS = 10_000
 
@@ -60,8 +60,7 @@ def save(
     card: Markdown. recipe: YAML text. What `model.trained` knows of its training is saved too.
     Raises `ModelError` when `folder` holds something else than a model, or cannot be written.
     """
-    if folder.exists() and not is_model(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise ModelError(f"'{folder}' exists and is not a model directory; give another name.")
+    check_replaced(folder, overwrite=True)
     labels = {n: list(names) for n, o in model.spec.outputs.items() if (names := o.labels()) is not None}
     trained = None if model.trained is None else asdict(model.trained)
     # One entry: safetensors writes several in an order that differs from run to run.
@@ -85,6 +84,23 @@ def save(
     return folder
 
 
+def check_replaced(
+    folder: Path, overwrite: bool, ours: Callable[[Path], bool] | None = None, what: str = "a model directory"
+) -> None:
+    """Raise `ModelError` for a `folder` to be written that holds something; with `overwrite`, where that is no `what`.
+
+    ours: tells whether a folder is one; None: `is_model`.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (ours or is_model)(folder):
+        raise ModelError(f"'{folder}' exists and is not {what}; give another name.")
+    if not overwrite:
+        raise ModelError(
+            f"'{folder}' exists, and would be replaced; give another name, or allow it by --overwrite (overwrite=True)."
+        )
+
+
 def load(folder: str | Path, device: torch.device | str = "cpu") -> Model:
     """The model in `folder` (or in that run folder), in evaluation mode.
 
@@ -103,7 +119,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Model:
     return model.eval()
 
 
-def read_stored(folder: Path) -> Stored:
+def read_stored(folder: Path) -> Saved:
     """The spec, the weights file's header and the weights of a model directory, which need not fit each other.
 
     Raises `ModelError` that names the file which is missing or altered.
@@ -113,7 +129,7 @@ def read_stored(folder: Path) -> Stored:
 
 
 @contextmanager
-def _as_saved(folder: Path) -> Iterator[Stored]:
+def _as_saved(folder: Path) -> Iterator[Saved]:
     """What a model directory holds. That its weights are not those that were saved is found only at the end.
 
     Hashing takes about as long as what is done within. That a file was changed says more than what is wrong in it, so
@@ -160,6 +176,11 @@ def find_model(path: Path) -> Path:
     """The model directory at `path`, or in the run folder `path`. Raises `ModelError`."""
     if is_model(path / "model"):
         return path / "model"
+    if path.is_file() and path.suffix.lower() in (".yaml", ".yml"):
+        raise ModelError(
+            f"'{path}' looks like a recipe; wanted a model directory or a run folder. Train it: perceivers train "
+            f"{path} --out runs/{path.stem}. The model is then in runs/{path.stem}."
+        )
     if not path.exists():
         near = near_miss(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
         raise ModelError(f"there is no model directory or run folder '{path}'.{near}")

@@ -12,6 +12,10 @@ from perceivers.models.presets import PRESETS, spec_of
 from perceivers.models.spec import Spec, as_spec
 from perceivers.training.recipe import Recipe, as_recipe, read_recipe, with_overrides
 
+# What may be taken for a setting: the option that it is, and the setting of a recipe.
+_BATCH = ("batch", "training.batch_size")
+_OPTIONS = {"memory_budget": ("memory-budget", "training.memory_budget"), "batch": _BATCH, "batch_size": _BATCH}
+
 
 def plan(
     what: "str | Path | Recipe | Spec | Mapping[str, Any]",
@@ -40,16 +44,29 @@ def _bytes(budget: float | None) -> float | None:
     return None if budget is None else budget * 10**9
 
 
+def _check_options(overrides: Sequence[str], of_recipe: bool) -> None:
+    """Raise `SpecError` for an override that is an option of `plan`; a recipe's own settings may be overridden."""
+    for override in [overrides] if isinstance(overrides, str) else overrides:
+        key, _, value = override.partition("=")
+        name = (key if of_recipe else key.removeprefix("training.")).replace("-", "_")
+        if name in _OPTIONS:
+            option, setting = _OPTIONS[name]
+            own = f", or {setting}={value}" if of_recipe else ""
+            raise SpecError(f"'{override}' is no setting of the model; write --{option} {value}{own}.")
+
+
 def _model(what: "str | Path | Recipe | Spec | Mapping[str, Any]", overrides: Sequence[str]) -> Recipe | Spec:
     if isinstance(what, (str, Path)):
         path = Path(what)
         if str(what) in PRESETS and not path.is_file():
+            _check_options(overrides, of_recipe=False)
             return as_spec(with_overrides(PRESETS[str(what)].spec, overrides), f"preset {what}")
         if not path.is_file() and path.suffix not in (".yaml", ".yml"):
             known = ", ".join(PRESETS)
             raise SpecError(
                 f"'{what}' is neither a recipe file nor a preset.{near_miss(str(what), PRESETS)} Presets: {known}."
             )
+        _check_options(overrides, of_recipe=True)
         return read_recipe(path, overrides)
     if not overrides and isinstance(what, (Recipe, Spec)):
         return what

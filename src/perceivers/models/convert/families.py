@@ -15,6 +15,16 @@ TEXT_CLASSES = "text classification of Perceiver IO"
 FLOW = "optical flow of Perceiver IO"
 MULTIMODAL = "multimodal autoencoding of Perceiver IO"
 
+# Presets of the released weights.
+PUBLISHED = {
+    NO_WEIGHTS: "perceiver-io-imagenet-fourier",
+    LEARNED: "perceiver-io-imagenet-learned",
+    CONV: "perceiver-io-imagenet-conv",
+    LANGUAGE: "perceiver-io-language",
+    FLOW: "perceiver-io-flow",
+    MULTIMODAL: "perceiver-io-multimodal",
+}
+
 PYTORCH = "Perceiver of perceiver-pytorch"
 PYTORCH_IO = "Perceiver IO of perceiver-pytorch"
 PYTORCH_LM = "language model of perceiver-pytorch"
@@ -79,11 +89,6 @@ def tensors_family(names: Iterable[str]) -> str:
         return found
     rows = (family for parts, family in _PEERS if all(any(part in name for name in known) for part in parts))
     return next(rows, UNKNOWN)
-
-
-def transformers_family(names: Iterable[str]) -> str:
-    """The model in words, from names such as `perceiver.embeddings.latents`."""
-    return _first(_TRANSFORMERS, names)
 
 
 def _first(rows: Iterable[tuple[str, str]], names: Iterable[str]) -> str:

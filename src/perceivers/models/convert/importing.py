@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from perceivers.bounded import read_bounded
-from perceivers.errors import SpecError, near_miss
+from perceivers.errors import ModelError, SpecError, near_miss
 from perceivers.models.autoregressive import AutoregressiveModel
 from perceivers.models.convert.autoregressive import autoregressive_entries
 from perceivers.models.convert.deepmind import IGNORED
 from perceivers.models.convert.deepmind import entries as perceiver_entries
+from perceivers.models.convert.families import PUBLISHED, UNKNOWN, tensors_family
 from perceivers.models.convert.folders import CONFIG
 from perceivers.models.convert.imagenet import with_class_names
 from perceivers.models.convert.mapping import Entry, assembled
@@ -21,7 +22,7 @@ from perceivers.models.model import Model
 from perceivers.models.presets import Preset
 from perceivers.models.presets import preset as preset_called
 from perceivers.models.spec import Spec, as_spec
-from perceivers.models.weights import MOST_TEXT_BYTES, is_model, save
+from perceivers.models.weights import MOST_TEXT_BYTES, SPEC, check_replaced, is_model, save
 from perceivers.plain_yaml import read_yaml
 
 
@@ -43,6 +44,7 @@ def import_weights(
     preset: str | None = None,
     spec: "Spec | Mapping[str, Any] | str | Path | None" = None,
     deviations: bool = False,
+    overwrite: bool = False,
 ) -> Path:
     """Write the model directory `out` of the official weights in `source`; returns it.
 
@@ -50,9 +52,11 @@ def import_weights(
     plain data, or a JSON or YAML file. A transformers folder needs neither: its config says it. Of weights of
     perceiver-pytorch or krasserm's perceiver-io the spec holds only what they do not tell (`peers`). deviations: of a
     transformers folder, compute what that library does where it differs from DeepMind's code (`import_transformers`).
+    overwrite: a model directory that is there is replaced.
     Raises `SpecError` for what is missing or too much of these, and `ModelError` as `official` and `save`, with nothing
     written.
     """
+    check_replaced(Path(out), overwrite)
     if (Path(source) / CONFIG).is_file() and not is_model(Path(source)):
         if preset is not None or spec is not None:
             raise SpecError(
@@ -66,8 +70,9 @@ def import_weights(
         if preset is not None:
             raise SpecError(f"the weights in '{source}' are of a {stored.family}, and of no preset; leave it out.")
         return save(peer_model(stored, _given(spec)), Path(out), card=_peer_card(stored))
+    _check_whole(stored)
     if (preset is None) == (spec is None):
-        raise SpecError("give either the preset or the spec of these weights: --preset NAME or --spec FILE.")
+        raise SpecError(_choice(stored))
     known = None if preset is None else preset_called(preset)
     if known is not None:
         spec = with_class_names(known.build_spec())
@@ -77,6 +82,38 @@ def import_weights(
     assert not isinstance(spec, (str, Path)), "read above"
     model = assembled(as_spec(spec), stored, _entries, IGNORED)
     return save(model, Path(out), card=_card(Path(source), known))
+
+
+def _check_whole(stored: Stored) -> None:
+    """Raise `ModelError` for the weights alone out of a folder, whose other files say what they are."""
+    path, folder = stored.path, stored.path.parent
+    if stored.format == "model directory":
+        raise ModelError(f"'{path}' is a model of this library already; perceivers.load opens it.")
+    if any(name.removeprefix("perceiver.") == "embeddings.latents" for name in stored.arrays):
+        said = _said(stored, tensors_family(stored.arrays))
+        there = "lies beside it" if (folder / CONFIG).is_file() else "does not lie beside it"
+        raise ModelError(
+            f"'{path}' holds {said}, by transformers' names; the rest stands in {CONFIG}, which {there}. "
+            f"Import a folder that has both, as save_pretrained writes it: perceivers weights import FOLDER --out DIR."
+        )
+    if "encoder.latents" in stored.arrays:
+        raise ModelError(
+            f"'{path}' holds {len(stored.arrays):,} arrays by the names of this library. A model directory has "
+            f"{SPEC} beside them, and perceivers.load opens it: nothing has to be imported."
+        )
+
+
+def _choice(stored: Stored) -> str:
+    """What the weights look like, and what must be given with them."""
+    known = f" The published one is the preset {PUBLISHED[stored.family]}." if stored.family in PUBLISHED else ""
+    return (
+        f"'{stored.path}' holds {_said(stored, stored.family)}. Give either the preset or the spec of these weights: "
+        f"--preset NAME or --spec FILE.{known}"
+    )
+
+
+def _said(stored: Stored, family: str) -> str:
+    return f"{len(stored.arrays):,} arrays ({'no model that is known' if family == UNKNOWN else family})"
 
 
 def _given(spec: "Spec | Mapping[str, Any] | str | Path | None") -> Mapping[str, Any]:

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from perceivers.byte_tokens import VOCABULARY
 from perceivers.errors import ModelError, SpecError
 from perceivers.models.convert.mapping import Entry, same
@@ -27,6 +29,7 @@ _TIED = "1.output_adapter.bias"
 _BUFFERS = ("0.input_adapter.position_encoding",)
 # Of its data sets' images: 0…255 becomes −1…1.
 _HALF = 127.5
+_COUNT = TypeAdapter(int)
 
 
 class _File:
@@ -34,7 +37,10 @@ class _File:
 
     def __init__(self, stored: Stored) -> None:
         self.stored = stored
-        latents = next(name for name in stored.arrays if name.endswith(_LATENTS))
+        latents = next((name for name in stored.arrays if name.endswith(_LATENTS)), None)
+        if latents is None:
+            latents = " or ".join(f"'{name}'" for name in _LATENTS)
+            raise ModelError(f"'{stored.path}' lacks {latents}, so it is no whole {stored.family}.")
         prefix = latents.removesuffix(next(end for end in _LATENTS if latents.endswith(end)))
         arrays = {name.removeprefix(prefix): a for name, a in stored.arrays.items() if name.startswith(prefix)}
         # What stands beside the model in a checkpoint, such as the state of a metric, is none of its weights.
@@ -147,6 +153,7 @@ def _add_ends(found: dict[str, Any], file: _File, given: Mapping[str, Any]) -> N
         found["inputs"] = {"text": {"kind": "text", "length": length, "channels": channels, "position": position}}
     queries, width = file.shape(file.queries)
     if _TIED in file.arrays:
+        file.shape(_TEXT)
         length = found["inputs"]["text"]["length"]
         if queries != length:
             raise ModelError(
@@ -169,10 +176,12 @@ def _add_ends(found: dict[str, Any], file: _File, given: Mapping[str, Any]) -> N
 
 def _ordered(found: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """With `interleaved`. Its cross-attends stand before the first blocks, one each; ours are spread evenly."""
-    encoder = {**found["encoder"], **(given.get("encoder") or {})}
-    crosses, blocks = encoder.get("cross_attends"), encoder.get("blocks")
-    if type(crosses) is not int or type(blocks) is not int:
-        return found
+    encoder = {**found["encoder"], **given.get("encoder", {})}
+    try:
+        # As the spec reads them: a file may say 5.0 or "5".
+        crosses, blocks = (_COUNT.validate_python(encoder.get(key)) for key in ("cross_attends", "blocks"))
+    except ValidationError:
+        return found  # not known, or nothing that the spec takes
     if not 1 <= crosses <= blocks:
         raise SpecError(f"encoder.cross_attends is {crosses} and encoder.blocks {blocks}; there they are 1 to as many.")
     steps = encoder_order(crosses, blocks, interleaved=crosses > 1)

@@ -33,6 +33,7 @@ class Peer:
     needed: Mapping[str, str]
 
 
+_PARTS = ("inputs", "latents", "encoder", "decoder", "outputs")
 _HEADS = {"encoder.cross.heads": "cross_heads", "encoder.self_attend.heads": "latent_heads"}
 _KRASSERM = Peer(
     krasserm_spec,
@@ -93,6 +94,7 @@ def peer_spec(stored: Stored, given: Mapping[str, Any]) -> Spec:
     if stored.family in REFUSED:
         raise ModelError(f"'{stored.path}', {stored.family}, cannot be imported: {REFUSED[stored.family]}.")
     peer = PEERS[stored.family]
+    _check_mappings(given)
     merged = _merged(given, peer.told(stored, given), "")
     missing = [f"{key} ({theirs} there)" for key, theirs in peer.needed.items() if not _known(merged, key)]
     if missing:
@@ -100,6 +102,20 @@ def peer_spec(stored: Stored, given: Mapping[str, Any]) -> Spec:
             f"the weights in '{stored.path}' do not tell {', '.join(missing)}; give these in a YAML file (--spec FILE)."
         )
     return as_spec(merged, "the spec of these weights")
+
+
+def _check_mappings(given: Mapping[str, Any]) -> None:
+    """Raise `SpecError` where a part, or an input or output, is no mapping."""
+    parts = {key: given[key] for key in _PARTS if key in given}
+    for key in ("inputs", "outputs"):
+        if isinstance(parts.get(key), Mapping):
+            parts |= {f"{key}.{name}": kind for name, kind in parts[key].items()}
+    for place, part in parts.items():
+        if not isinstance(part, Mapping):
+            raise SpecError(
+                f"{place} is given as {part!r:.80}; wanted a mapping of names to values. Leave it out to take what the "
+                "weights tell."
+            )
 
 
 def _merged(given: Mapping[str, Any], told: Mapping[str, Any], place: str) -> dict[str, Any]:

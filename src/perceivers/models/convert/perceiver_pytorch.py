@@ -179,8 +179,8 @@ def _told(file: _File, depth: int) -> dict[str, Any]:
 
 def _check_positions(given: Mapping[str, Any]) -> None:
     """Raise `SpecError` where nobody said what max_freq was."""
-    for name, kind in (given.get("inputs") or {}).items():
-        position = kind.get("position") if isinstance(kind, Mapping) else None
+    for name, kind in given.get("inputs", {}).items():
+        position = kind.get("position")
         if not isinstance(position, Mapping) or (position.get("kind") == "fourier" and not position.get("resolution")):
             raise SpecError(
                 f"give inputs.{name}.position with a resolution, max_freq once for each axis: the weights do not tell "

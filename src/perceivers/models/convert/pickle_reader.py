@@ -34,6 +34,9 @@ _PUTS = frozenset(("PUT", "BINPUT", "LONG_BINPUT"))
 _GETS = frozenset(("GET", "BINGET", "LONG_BINGET"))
 # What a reader may expect by name, in the words of the error.
 _REFUSED = {
+    "EMPTY_SET": "a set",
+    "FROZENSET": "a set",
+    "ADDITEMS": "a set",
     "PERSID": "a persistent id",
     "BINPERSID": "a persistent id",
     "EXT1": "an extension code",
@@ -51,9 +54,10 @@ _REFUSED = {
 class Dialect:
     """What pickles of one sort may say.
 
-    permitted: names, and what stands in for each. unread: what stands in for all others; None: they are refused.
-    persistent: what a persistent id means; None: such are refused. keys: types of the keys of mappings, none of which
-    holds others (to hash a tuple in a tuple, a million deep, ends the process). attributes: mappings may have some, as
+    permitted: names, and what stands in for each. unread: what stands in for all others, whose contents are read over;
+    None: they are refused. persistent: what a persistent id means; None: such are refused. keys: types of the keys of
+    mappings, none of which holds others (to hash a tuple in a tuple, a million deep, ends the process); for one of
+    another type stands an `Unread`, or, where nothing may be unread, an error. attributes: mappings may have some, as
     torch's state dicts, which are read over.
     """
 
@@ -132,7 +136,8 @@ class _Machine:
 
     def _do(self, instruction: pickletools.OpcodeInfo) -> None:
         name = instruction.name
-        if name not in _KNOWN and not (name == "BINPERSID" and self.dialect.persistent):
+        known = name in _KNOWN or (name in _OF_UNREAD and self.dialect.unread)
+        if not known and not (name == "BINPERSID" and self.dialect.persistent):
             what = _REFUSED.get(name, f"the instruction {name}")
             raise refused(self.path, f"it holds {what}, which weights do not need. Nothing in it was executed.")
         argument: Any = None
@@ -213,16 +218,27 @@ class _Machine:
         self._set(self.marked())
 
     def _extend(self, items: list[Any]) -> None:
+        if isinstance(self.stack[-1], Unread):
+            return
         if not isinstance(self.stack[-1], list):
             raise ValueError("items for something that is no list")
         self.stack[-1].extend(items)
 
     def _set(self, items: list[Any]) -> None:
-        keys, values = items[::2], items[1::2]
-        known = all(type(key) in self.dialect.keys for key in keys)
-        if not isinstance(self.stack[-1], dict) or len(keys) != len(values) or not known:
-            raise ValueError("items for something that is no mapping from text")
+        if isinstance(self.stack[-1], Unread):
+            return
+        keys, values = [self._key(key) for key in items[::2]], items[1::2]
+        if not isinstance(self.stack[-1], dict) or len(keys) != len(values):
+            raise ValueError("items for something that is no mapping")
         self.stack[-1].update(zip(keys, values, strict=True))
+
+    def _key(self, key: Any) -> Any:
+        if type(key) in self.dialect.keys:
+            return key
+        if self.dialect.unread is None:
+            raise ValueError("items for something that is no mapping from text")
+        # Known by what it is, not by what it holds.
+        return key if isinstance(key, Unread) else Unread(type(key).__name__)
 
     def named(self, argument: Any) -> None:
         self._name(*argument)
@@ -251,6 +267,10 @@ class _Machine:
 
     def call(self, argument: Any) -> None:
         arguments, make = self.stack.pop(), self.stack.pop()
+        if isinstance(make, Unread):
+            # Such as a class within a class, which pickles as a call of getattr.
+            self.stack.append(Unread(make.name, arguments))
+            return
         # Of all that a stack can hold, only what the dialect has put there can be called.
         if not callable(make) or not isinstance(arguments, tuple):
             raise ValueError("a call of something that is no name")
@@ -260,6 +280,17 @@ class _Machine:
             if self.bytes_left < 0:
                 raise ValueError("one text made into bytes again and again")
         self.stack.append(made)
+
+    def call_with_names(self, argument: Any) -> None:
+        self.stack.pop()
+        self.call(argument)
+
+    def make_set(self, argument: Any) -> None:
+        self.stack.append(Unread("set"))
+
+    def make_marked_set(self, argument: Any) -> None:
+        self.marked()
+        self.stack.append(Unread("frozenset"))
 
     def set_state(self, argument: Any) -> None:
         state = self.stack.pop()
@@ -291,5 +322,11 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "NEWOBJ": _Machine.call,
     "BUILD": _Machine.set_state,
     "BINPERSID": _Machine.persistent,
+    "EMPTY_SET": _Machine.make_set,
+    "FROZENSET": _Machine.make_marked_set,
+    "ADDITEMS": _Machine.appends,
+    "NEWOBJ_EX": _Machine.call_with_names,
 }
+# Where things may be unread, whatever they are made of.
+_OF_UNREAD = frozenset(("EMPTY_SET", "FROZENSET", "ADDITEMS", "NEWOBJ_EX"))
 _KNOWN = frozenset((*_CONSTANTS, *_LITERALS, *_EMPTY, *_TUPLES, *_PUTS, *_GETS, *_ACTIONS)) - _REFUSED.keys()

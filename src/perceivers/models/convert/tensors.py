@@ -13,7 +13,15 @@ from perceivers.errors import ModelError
 from perceivers.models.convert.families import tensors_family
 from perceivers.models.convert.pickled import Unread
 from perceivers.models.convert.stored import Stored, StoredArray, check_claims, damaged, quoted, refused
-from perceivers.models.convert.torch_zip import TorchTensor, Unknown, plain, read_torch_zip
+from perceivers.models.convert.torch_zip import (
+    STORAGES,
+    OtherNumbers,
+    TorchTensor,
+    Unknown,
+    key_text,
+    plain,
+    read_torch_zip,
+)
 from perceivers.models.tensor_file import DTYPES, METADATA, read_header
 
 if TYPE_CHECKING:
@@ -64,13 +72,13 @@ def torch_weights(path: Path) -> Stored:
     archive = read_torch_zip(path)
     tree, rest = archive.tree, {}
     if isinstance(tree, dict) and isinstance(tree.get(_STATE), dict):
-        tree, rest = tree[_STATE], {str(name): part for name, part in tree.items() if name != _STATE}
+        tree, rest = tree[_STATE], {key_text(name): part for name, part in tree.items() if name != _STATE}
     if not isinstance(tree, dict) or not tree:
         raise refused(path, f"it holds a {type(tree).__name__} or nothing; wanted a mapping of names to tensors.")
     arrays, claims = {}, {}
     for name, tensor in tree.items():
         if not isinstance(name, str) or not isinstance(tensor, TorchTensor):
-            raise _no_tensor(path, str(name), tensor)
+            raise _no_tensor(path, key_text(name), tensor)
         claims[name] = tensor.nbytes
         arrays[name] = _described(name, tensor.shape, tensor.dtype, partial(archive.array, tensor))
     # Tied weights stand there under two names.
@@ -93,6 +101,8 @@ def _no_tensor(path: Path, name: str, value: Any) -> ModelError:
     if isinstance(value, (Unread, Unknown)):
         what = f"it names '{value.name:.80}'; wanted a state dict of tensors and nothing else"
         return refused(path, f"{what}. Nothing in it was executed.")
+    if isinstance(value, OtherNumbers):
+        return refused(path, f"its numbers are of the sort {value.sort:.80}; known are {', '.join(STORAGES)}.")
     kind = "tensor" if isinstance(value, TorchTensor) else type(value).__name__
     return refused(path, f"{quoted(name)} in it is a {kind}; wanted tensors by name.")
 

@@ -32,7 +32,12 @@ _WRONG = "it is no zip of torch.save, or is truncated or damaged"
 # Of a zip's local header: two lengths at byte 26, of what stands between its 30 bytes and the content.
 _HEADER, _LENGTHS = 30, 26
 
-_STORAGES = {
+# Of mappings: what is hashed as it stands.
+_KEYS = (str, int, float, bool, type(None))
+# Longer ones than Python likes to write are none of a model's settings.
+_MOST_BITS = 1024
+
+STORAGES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
     "HalfStorage": "float16",
@@ -71,6 +76,13 @@ class Storage:
     dtype: str
     key: str
     count: int
+
+
+@dataclass(eq=False, frozen=True, slots=True)
+class OtherNumbers:
+    """What stands in for a storage of a sort of numbers that no list names, and for a tensor that is a view of it."""
+
+    sort: str
 
 
 @dataclass(eq=False, frozen=True, slots=True)
@@ -168,12 +180,12 @@ def _place(path: Path, file: Any, entry: zipfile.ZipInfo) -> int:
 def _dialect(path: Path, storages: Mapping[str, zipfile.ZipInfo]) -> Dialect:
     """Plain values and tensors; everything else is a stand-in that keeps what it was given."""
 
-    def storage(identity: Any) -> Storage:
+    def storage(identity: Any) -> Storage | OtherNumbers:
         match identity:
             case ("storage", Sort(name=name), str(key), str(), int(count)) if _is_size(count):
-                kind = _STORAGES[name]
+                kind = STORAGES[name]
             case ("storage", Unknown(name=name), *_):
-                raise refused(path, f"its numbers are of the sort {name:.80}; known are {', '.join(_STORAGES)}.")
+                return OtherNumbers(name)
             case _:
                 raise ValueError("a persistent id that is no storage")
         held = storages.get(key)
@@ -181,11 +193,13 @@ def _dialect(path: Path, storages: Mapping[str, zipfile.ZipInfo]) -> Dialect:
             raise ValueError("a storage that is not there, or is of another size")
         return Storage(kind, key, count)
 
-    return Dialect(_PERMITTED, lambda module, name: Unknown(f"{module}.{name}"), storage, (str, int), True)
+    return Dialect(_PERMITTED, lambda module, name: Unknown(f"{module}.{name}"), storage, _KEYS, True)
 
 
-def _tensor(arguments: tuple[Any, ...]) -> TorchTensor:
+def _tensor(arguments: tuple[Any, ...]) -> TorchTensor | OtherNumbers:
     match arguments:
+        case (OtherNumbers() as numbers, *_):
+            return numbers
         case (Storage() as storage, int(offset), tuple(shape), tuple(stride), *_):
             pass
         case _:
@@ -203,18 +217,28 @@ def _is_size(n: Any) -> bool:
     return type(n) is int and 0 <= n <= MOST_ON_AN_AXIS
 
 
-def _parameter(arguments: tuple[Any, ...]) -> TorchTensor:
-    if not arguments or not isinstance(arguments[0], TorchTensor):
+def _parameter(arguments: tuple[Any, ...]) -> TorchTensor | OtherNumbers | Unread:
+    # Of no other tensor is a parameter made; one of a class of its own is unread.
+    if not arguments or not isinstance(arguments[0], (TorchTensor, OtherNumbers, Unread)):
         raise ValueError("a parameter that is made of no tensor")
     return arguments[0]
 
 
 _PERMITTED: dict[tuple[str, str], Any] = {
     **PERMITTED,
-    **{("torch", name): Sort(name) for name in _STORAGES},
+    **{("torch", name): Sort(name) for name in STORAGES},
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    # Of a storage without a type, as those of 8-bit floats.
+    ("torch._utils", "_rebuild_tensor_v3"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
 }
+
+
+def key_text(key: Any) -> str:
+    """A key of a mapping in a pickle, as text."""
+    if isinstance(key, Unread):
+        return f"a {key.name}"
+    return str(plain(key))
 
 
 def plain(value: Any, most: int = 10_000) -> Any:
@@ -229,13 +253,15 @@ def plain(value: Any, most: int = 10_000) -> Any:
         if left[0] < 0 or depth > 20:
             raise OverflowError
         if isinstance(part, Mapping):
-            return {str(key): walk(inner, depth + 1) for key, inner in part.items()}
+            return {key_text(key): walk(inner, depth + 1) for key, inner in part.items()}
         if isinstance(part, (list, tuple)):
             return [walk(inner, depth + 1) for inner in part]
         if isinstance(part, Unread):
             return walk(part.state, depth + 1) if isinstance(part.state, Mapping) else f"a {part.name}"
         if isinstance(part, Unknown):
             return part.name
+        if isinstance(part, int) and part.bit_length() > _MOST_BITS:
+            return "a long int"
         if part is None or isinstance(part, (bool, int, float, str)):
             return part
         return f"a {type(part).__name__}"

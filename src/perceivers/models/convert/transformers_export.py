@@ -34,7 +34,7 @@ from perceivers.models.convert.transformers_names import FAMILIES, Place, places
 from perceivers.models.convert.transformers_spec import spec_data
 from perceivers.models.model import Model
 from perceivers.models.spec import Spec, as_spec
-from perceivers.models.weights import WEIGHTS
+from perceivers.models.weights import WEIGHTS, check_replaced
 from perceivers.nn import Attention
 from perceivers.nn.position import FourierPosition, LearnedPosition
 
@@ -64,17 +64,17 @@ _DEVIATIONS = {
 }
 
 
-def export_transformers(model: Model, folder: str | Path) -> Path:
+def export_transformers(model: Model, folder: str | Path, overwrite: bool = False) -> Path:
     """Write `model` to `folder` as transformers reads it: model.safetensors, config.json and what prepares raw values.
 
     Raises `ModelError` for a model that none of transformers' Perceiver classes is, naming the first setting that
-    differs, and when `folder` holds something already or cannot be written; nothing is written then. Warns where their
+    differs, and when `folder` cannot be written, or holds something already, which may be such a folder with
+    `overwrite`; nothing is written then. Warns where their
     class computes something else than DeepMind's model, so that its answers will differ: such models come from an
     import without `deviations`.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ModelError(f"'{folder}' exists already; give another name.")
+    check_replaced(folder, overwrite, _is_theirs, "a folder of transformers")
     name, config, differences = _fitting(model)
     spec = model.spec
     rules = places(FAMILIES[name], spec.perceiver.layers, called(spec, name))
@@ -94,6 +94,10 @@ def export_transformers(model: Model, folder: str | Path) -> Path:
             f"{folder}: there the model will answer otherwise: {'; '.join(differences)}.", UserWarning, stacklevel=2
         )
     return folder
+
+
+def _is_theirs(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
 
 
 def _theirs(ours: Tensor, place: Place) -> Tensor:
