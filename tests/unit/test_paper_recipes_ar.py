@@ -16,6 +16,9 @@ from perceivers.nn.generation import Sampling
 from perceivers.plain_yaml import read_yaml
 from perceivers.training.recipe import read_recipe, recipe_schema
 
+# The small forms keep a few rows to look at, so that they are quick.
+pytestmark = pytest.mark.filterwarnings("ignore:the validation split has")
+
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "paper"
 LIKELIEST = Sampling(temperature=0)
 ADAM = {"optimiser": "adamw", "weight_decay": 0, "betas": (0.9, 0.999), "eps": 1e-8, "clip": 1.0}

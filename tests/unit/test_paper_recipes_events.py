@@ -13,6 +13,9 @@ from perceivers.models.build import build
 from perceivers.models.presets import preset
 from perceivers.training.recipe import read_recipe
 
+# The small forms keep a few rows to look at, so that they are quick.
+pytestmark = pytest.mark.filterwarnings("ignore:the validation split has")
+
 PAPER = Path(__file__).resolve().parents[2] / "recipes" / "paper"
 CLIPS = ("audioset-raw.yaml", "audioset-mel.yaml")
 
