@@ -209,7 +209,8 @@ class Predictor:
         found = {name: reader.source(table, index, name) for name in reader.inputs}
         sources = {name: source for name, source in found.items() if source is not None}
         whole = replace(reader, inputs={n: kind for n, kind in reader.inputs.items() if n not in sources})
-        row = replace(whole.row(table, index), sources=sources, place=f"{table.where(index)}, ")
+        place = table.where(index) + (", " if table.places is None else ": ")
+        row = replace(whole.row(table, index), sources=sources, place=place)
         if not sources and all(_is_empty(part) for part in row.inputs.values()):
             raise DataError(f"{table.where(index)}: {NOTHING}")
         for name, source in sources.items():
@@ -364,9 +365,9 @@ def _rows(predictor: Predictor, inputs: Any, strict: bool, advance: Advance | No
         table = read_table(tables[0])
         answers = predictor.table(table, strict, advance)
         return [{"row": int(row), **answer} for row, answer in zip(table.rows, answers, strict=True)]
-    name = _file_input(predictor.model)
-    column = predictor.reader.columns_of(name)[0]
-    table = Table({column: [str(path) for path in paths]}, "files")
+    column = predictor.reader.columns_of(_file_input(predictor.model))[0]
+    names = [str(path) for path in paths]
+    table = Table({column: names}, "files", places=names)
     answers = predictor.table(table, strict, advance, quiet=True)
     return [{"file": str(path), **answer} for path, answer in zip(paths, answers, strict=True)]
 

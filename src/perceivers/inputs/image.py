@@ -103,7 +103,7 @@ class ImageInput(ChannelInput):
 
     def parse(self, value: Any) -> Sample:
         """A path, bytes or array (H, W[, C]) as a Sample of shape (*size, channels)."""
-        image = resized(read_image(value, self.channels), self.size, self.resize, "the image")
+        image = resized(read_image(value, self.channels, self.size), self.size, self.resize, "the image")
         return self._permuted(Sample(image, mask=self.checked(image, "the image")))
 
     def _order(self) -> np.ndarray:
