@@ -62,8 +62,8 @@ def read_table(path: Path) -> Table:
     - `.csv`, `.tsv`: UTF-8, the first line names the columns;
     - `.jsonl`, `.ndjson`: one JSON object a line, nested lists allowed;
     - `.parquet`;
-    - a folder with one sub-folder of images, sounds, videos, clouds of points or arrays per class: columns `file` (relative to
-      the folder) and `label` (the sub-folder's name), both in sorted order;
+    - a folder with one sub-folder of images, sounds, videos, clouds of points or arrays per class: columns
+      `file` (relative to the folder) and `label` (the sub-folder's name), both in sorted order;
     - a folder that `datasets.Dataset.save_to_disk` made; the library is not needed.
 
     Columns of numbers are numpy int64 or float64 (missing: NaN), all others lists (missing: None). Rows are numbered
@@ -207,9 +207,10 @@ def _check_strays(folder: Path, loose: list[str], files: list[str]) -> None:
 def _check_class_files(folder: Path, classes: list[str], files: list[str], labels: list[str]) -> None:
     others = [name for name in files if PurePath(name).suffix.lower() not in MEDIA_SUFFIXES]
     if others:
+        known = ", ".join(MEDIA_SUFFIXES)
         raise DataError(
             f"{folder}: {len(others)} of {len(files)} files in the class folders are neither images, sounds, "
-            f"videos, points nor arrays{_first(others)}. Move them elsewhere. Known endings: {', '.join(MEDIA_SUFFIXES)}."
+            f"videos, points nor arrays{_first(others)}. Move them elsewhere. Known endings: {known}."
         )
     filled = set(labels)
     empty = [label for label in classes if label not in filled]
