@@ -55,10 +55,10 @@ def evaluate(
     without an input and `masked` an input's cells that are NaN, infinite or empty, `padded` those that fill up its
     length. `same_rows`: whether the split is row for row the one of training (None: not known); with a warning when it
     is not, since it may then hold training rows. A `source` that holds the training split as it was is told of by a
-    warning too. Inputs and outputs without a column in `source` are absent, and not scored. A score that the data cannot
-    tell, as R² of one sample or the average precision of a class that none has, is None. A confusion matrix is drawn for
-    each output of classes. Raises `ModelError`, `DataError`, or `TrainingError` when `out` is something else than an
-    earlier evaluation.
+    warning too. Inputs and outputs without a column in `source` are absent, and not scored. A score that the data
+    cannot tell, as R² of one sample or the average precision of a class that none has, is None. A confusion matrix is
+    drawn for each output of classes. Raises `ModelError`, `DataError`, or `TrainingError` when `out` is something else
+    than an earlier evaluation.
     """
     folder = find_model(Path(model))
     if folder.name in ("", ".."):
