@@ -25,7 +25,7 @@ from perceivers.inputs import Sample, unknown_input
 from perceivers.models.model import Model
 from perceivers.models.weights import RECIPE, find_model, load
 from perceivers.outputs import Output
-from perceivers.outputs.base import likeliest
+from perceivers.outputs.base import with_top
 from perceivers.plain_yaml import read_yaml
 from perceivers.settings import parse_settings
 from perceivers.sources import Source
@@ -272,7 +272,7 @@ class Predictor:
                 output = self.model.outputs[name]
                 assert isinstance(output, Output), "outputs are Outputs"
                 for answer, part in zip(answers, output.answer(name, prediction, batch.inputs), strict=True):
-                    answer.update(part if self.top is None else likeliest(part, f"{name}_probabilities", self.top))
+                    answer.update(part if self.top is None else with_top(part, f"{name}_probabilities", self.top))
                 lost = (~prediction.flatten(1).isfinite().all(-1)).nonzero().flatten().tolist()
                 failed.update(
                     dict.fromkeys(lost, f"'{name}' has no finite answer; look for extreme values in the row.")
