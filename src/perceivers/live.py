@@ -97,10 +97,17 @@ class LiveEncoder:
         """Elements that came NaN or infinite so far, and were masked (setting `nan: mask`)."""
         return self._held.masked
 
-    def append(self, values: Any, times: Any) -> range:
-        """Events that come: values (n, C), times (n,) in seconds. Their ids, numbered in order of arrival."""
+    def append(self, values: Any, times: Any = None) -> range:
+        """Events that come: values (n, C), times (n,) in seconds. Their ids, numbered in order of arrival.
+
+        Raises `DataError` for a time beyond the input's `seconds`: a stream that runs on is given to a new one, with
+        times from a later start. A grid has no events, and each event needs its time.
+        """
         with _inside(self.input):
-            return self._set("append").append(self._kind.parse({"values": values, "times": times}))
+            events = self._set("append")
+            if times is None:
+                raise DataError("events come with their times in seconds, one each: append(values, times).")
+            return events.append(self._kind.parse({"values": values, "times": times}))
 
     def replace(self, where: Any, values: Any, times: Any = None) -> None:
         """Other values for some elements.

@@ -25,7 +25,7 @@ from perceivers.inputs import Sample, unknown_input
 from perceivers.models.model import Model
 from perceivers.models.weights import RECIPE, find_model, load
 from perceivers.outputs import Output
-from perceivers.outputs.base import likeliest
+from perceivers.outputs.base import with_top
 from perceivers.plain_yaml import read_yaml
 from perceivers.settings import parse_settings
 from perceivers.sources import Source
@@ -209,7 +209,8 @@ class Predictor:
         found = {name: reader.source(table, index, name) for name in reader.inputs}
         sources = {name: source for name, source in found.items() if source is not None}
         whole = replace(reader, inputs={n: kind for n, kind in reader.inputs.items() if n not in sources})
-        row = replace(whole.row(table, index), sources=sources, place=f"{table.where(index)}, ")
+        place = table.where(index) + (", " if table.places is None else ": ")
+        row = replace(whole.row(table, index), sources=sources, place=place)
         if not sources and all(_is_empty(part) for part in row.inputs.values()):
             raise DataError(f"{table.where(index)}: {NOTHING}")
         for name, source in sources.items():
@@ -271,7 +272,7 @@ class Predictor:
                 output = self.model.outputs[name]
                 assert isinstance(output, Output), "outputs are Outputs"
                 for answer, part in zip(answers, output.answer(name, prediction, batch.inputs), strict=True):
-                    answer.update(part if self.top is None else likeliest(part, f"{name}_probabilities", self.top))
+                    answer.update(part if self.top is None else with_top(part, f"{name}_probabilities", self.top))
                 lost = (~prediction.flatten(1).isfinite().all(-1)).nonzero().flatten().tolist()
                 failed.update(
                     dict.fromkeys(lost, f"'{name}' has no finite answer; look for extreme values in the row.")
@@ -364,9 +365,9 @@ def _rows(predictor: Predictor, inputs: Any, strict: bool, advance: Advance | No
         table = read_table(tables[0])
         answers = predictor.table(table, strict, advance)
         return [{"row": int(row), **answer} for row, answer in zip(table.rows, answers, strict=True)]
-    name = _file_input(predictor.model)
-    column = predictor.reader.columns_of(name)[0]
-    table = Table({column: [str(path) for path in paths]}, "files")
+    column = predictor.reader.columns_of(_file_input(predictor.model))[0]
+    names = [str(path) for path in paths]
+    table = Table({column: names}, "files", places=names)
     answers = predictor.table(table, strict, advance, quiet=True)
     return [{"file": str(path), **answer} for path, answer in zip(paths, answers, strict=True)]
 

@@ -230,7 +230,7 @@ class TestPredict:
         done = call("predict", run, trained / "pictures/0.png", "gone.png")
         first, second = lines(done.out)
         assert first["file"] == str(trained / "pictures/0.png")
-        assert second["error"].startswith("files, row 2, column 'picture': image file 'gone.png' does not exist")
+        assert second["error"].startswith("gone.png: image file 'gone.png' does not exist")
         assert (done.code, done.err) == (
             0,
             "  facts: absent in 1 sample\n1 of 2 rows could not be read; each has an error.\n",

@@ -148,7 +148,14 @@ def test_a_tiff_bomb_is_refused_by_its_header(tmp_path):
     with tifffile.TiffFile(path, mode="r+b") as file:
         for tag in ("ImageWidth", "ImageLength"):
             file.pages[0].tags[tag].overwrite(60_000)
-    refused(IMAGE, path, str(path), "3,600,000,000 pixels", f"the most is {MOST_PIXELS:,}")
+    refused(IMAGE, path, str(path), "3,600,000,000 pixels", f"may have {MOST_PIXELS:,} at most")
+
+
+def test_a_large_array_of_another_size_says_both_sizes(tmp_path):
+    path = tmp_path / "large.npy"
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(7200, 7000, 1)).flush()
+    takes = f"the input takes {IMAGE.size[0]}×{IMAGE.size[1]}"
+    refused(IMAGE, path, str(path), "(7200, 7000, 1)", "50,400,000 pixels", takes)
 
 
 @settings(max_examples=150)

@@ -245,7 +245,7 @@ class TestClassFolder:
         refused(
             tmp_path,
             "4 of 5 files",
-            "neither images, sounds, videos nor points (dog/a.txt, dog/b.txt, dog/c.txt and 1 more)",
+            "neither images, sounds, videos, points nor arrays (dog/a.txt, dog/b.txt, dog/c.txt and 1 more)",
             ".png",
         )
 

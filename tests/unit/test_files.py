@@ -167,6 +167,24 @@ class TestClassFolder:
         assert table.columns == {"file": ["cat/1.jpeg", "cat/2.jpg", "dog/b.PNG"], "label": ["cat", "cat", "dog"]}
         assert table.base == tmp_path
 
+    def test_arrays(self, tmp_path):
+        for name in ("dog/b.npy", "cat/1.npy", "cat/2.npz"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(b"")
+        assert read_table(tmp_path).columns == {
+            "file": ["cat/1.npy", "cat/2.npz", "dog/b.npy"],
+            "label": ["cat", "cat", "dog"],
+        }
+        (tmp_path / "loose.npy").write_bytes(b"")
+        with pytest.raises(DataError, match=r"1 files stand beside the class folders \(loose.npy\)"):
+            read_table(tmp_path)
+
+    def test_an_array_beside_images_is_not_one_of_them(self, tmp_path):
+        for name in ("dog/b.png", "cat/1.png", "mean.npy"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(b"")
+        assert len(read_table(tmp_path)) == 2
+
 
 FEATURES = {"label": {"_type": "ClassLabel", "names": ["cat", "dog"]}, "image": {"_type": "Image"}}
 

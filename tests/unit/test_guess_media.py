@@ -9,6 +9,7 @@ from perceivers.data.table import Table
 from perceivers.inputs import KINDS
 from perceivers.inputs.points import PointsInput
 from perceivers.models.plan import plan
+from perceivers.training.draft import draft_recipe
 
 
 def written(folder, name, data):
@@ -109,6 +110,33 @@ def test_clouds_of_points(tmp_path):
     }
     (tmp_path / "4.ply").write_text("no such thing")
     assert guessed(tmp_path, ["4.ply"] * 4).why.startswith("looks like points, but")
+
+
+def test_clouds_in_arrays(tmp_path):
+    for number in range(4):
+        np.save(tmp_path / f"{number}.npy", np.random.default_rng(number).normal(size=(5 + number, 3)))
+    guess = guessed(tmp_path, [f"{n}.npy" for n in range(4)])
+    assert guess.kind == "points"
+    assert guess.why.startswith("opened 4 of 4: clouds of 5 to 8 points, 3 numbers each")
+    assert "write kind: series" in guess.why
+    assert settings(guess)[1]["count"] == 8
+    alike = guessed(tmp_path, ["0.npy"] * 3)
+    assert alike.kind == "series"
+    assert "write kind: points" in alike.why
+    for number in range(2):
+        np.save(tmp_path / f"{number}.npy", np.zeros((5 + number, 2)))
+    assert guessed(tmp_path, ["0.npy", "1.npy"]).kind == "series"
+
+
+def test_class_folders_of_clouds_become_a_recipe(tmp_path):
+    draw = np.random.default_rng(0)
+    for number in range(20):
+        path = tmp_path / "clouds" / ("ball" if number % 2 else "rod") / f"{number}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, draw.normal(size=(6 + number, 3)).astype(np.float32))
+    text = draft_recipe(str(tmp_path / "clouds"))
+    assert "kind: points" in text
+    assert "kind: category" in text
 
 
 def test_large_clouds_are_thinned():

@@ -77,14 +77,20 @@ def test_a_ply_file_has_its_coordinates_first(order, tmp_path):
 
 
 def test_one_feature_may_be_a_plain_list():
-    given = PointsInput(count=3, axes=2, channels=1).parse({"coords": [[0, 1], [2, 3]], "values": [5, 6]})
-    np.testing.assert_array_equal(given.values, [[5], [6]])
+    kind = PointsInput(count=3, axes=2, channels=1)
+    for values in ([5, 6], "[5, 6]", np.array([5, 6], np.uint8)):
+        given = kind.parse({"coords": [[0, 1], [2, 3]], "values": values})
+        np.testing.assert_array_equal(given.values, [[5], [6]])
+    hole = kind.parse({"coords": [[0, 1], [2, 3]], "values": [5, None]})
+    assert hole.mask.tolist() == [True, False]
 
 
 def test_paths_are_relative_to_the_table(tmp_path):
     assert PLAIN.resolved("a.npy", tmp_path) == str(tmp_path / "a.npy")
     assert PLAIN.resolved('{"coords": "a.npy"}', tmp_path) == {"coords": str(tmp_path / "a.npy")}
     assert PLAIN.resolved("[[1, 2, 3]]", tmp_path) == [[1, 2, 3]]
+    for mapping in ({"coords": "[[1, 2, 3]]"}, '{"coords": "[[1, 2, 3]]"}'):
+        np.testing.assert_array_equal(PLAIN.parse(PLAIN.resolved(mapping, tmp_path)).coords, [[1, 2, 3]])
 
 
 def test_more_numbers_than_are_read():

@@ -254,10 +254,12 @@ class TestValues:
             live.append(np.zeros((3, 3)), np.zeros(3))
         with pytest.raises(DataError, match="3 values but 2 times"):
             live.append(np.zeros((3, 2)), np.zeros(2))
-        with pytest.raises(DataError, match="between 0 and 10"):
+        live.append(np.zeros((1, 2)), [10.0])
+        live.slide(1)
+        with pytest.raises(DataError, match=r"between 0 and 10.0 s; got 11.0 to 11.0. .*later start, or raise"):
             live.append(np.zeros((1, 2)), [11.0])
-        with pytest.raises(DataError, match="needs its times"):
-            live.append(np.zeros((1, 2)), None)
+        with pytest.raises(DataError, match=r"input 'live': events come with their times .*append\(values, times\)"):
+            live.append(np.zeros((1, 2)))
         assert len(live) == 0
 
     def test_windows_that_do_not_fit(self):
@@ -286,6 +288,8 @@ class TestRefusals:
         grid = LiveEncoder(a_model(IMAGE), "live")
         with pytest.raises(DataError, match="nothing to append"):
             grid.append(np.zeros((1, 2)), [0.0])
+        with pytest.raises(DataError, match="nothing to append"):
+            grid.append(np.zeros((1, 2)))
         with pytest.raises(DataError, match="nothing to slide"):
             grid.slide(1)
         with pytest.raises(DataError, match="leave size out"):

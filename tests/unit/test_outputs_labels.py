@@ -1,5 +1,6 @@
 """`labels` as an output: cells, classes, loss, metrics of each class, answers."""
 
+import importlib
 import math
 
 import numpy as np
@@ -7,10 +8,12 @@ import pytest
 import torch
 from torchmetrics.classification import MultilabelAveragePrecision
 
+import perceivers
 from perceivers.errors import DataError, SpecError
 from perceivers.outputs.base import Sizes
 from perceivers.outputs.labels import LabelsOutput
 
+NUMBER = {"x": {"kind": "number", "columns": ["x"], "mean": [0], "std": [1]}}
 FITTED = LabelsOutput(classes=("dog", "rain", "speech"))
 NONE = torch.full((3,), float("nan"))
 
@@ -121,12 +124,60 @@ def test_a_class_that_no_sample_has_does_not_count():
     metrics = module.metrics()
     module.measure(metrics, torch.tensor([[3.0, 1, 0], [-3, 1, 0]]), torch.tensor([[1.0, 0, 0], [0, 1, 0]]))
     assert module.scores(metrics)["map"] == pytest.approx((1 + 0.5) / 2)
-    assert module.per_class(metrics)["speech"]["support"] == 0
+    nothing = module.per_class(metrics)["speech"]
+    assert nothing.pop("support") == 0
+    assert set(nothing) == {"average_precision", "precision", "recall", "f1"}
+    assert all(math.isnan(value) for value in nothing.values())
     empty = module.metrics()
     module.measure(empty, torch.zeros(1, 3), torch.zeros(1, 3))
     assert math.isnan(module.scores(empty)["map"])
     assert module.scores({}) == {}
     assert module.per_class({}) is None
+
+
+def test_average_precisions_are_computed_once(monkeypatch):
+    theirs = importlib.import_module("torchmetrics.functional.classification.precision_recall_curve")
+    module, counted, compute = head(), [], theirs._binary_clf_curve
+    monkeypatch.setattr(theirs, "_binary_clf_curve", lambda *a, **k: counted.append(1) or compute(*a, **k))
+    metrics = module.metrics()
+    module.measure(metrics, torch.randn(9, 3), torch.eye(3).repeat(3, 1))
+    module.scores(metrics)
+    module.per_class(metrics)
+    assert len(counted) == 3
+    module.measure(metrics, torch.randn(3, 3), torch.eye(3))
+    module.scores(metrics)
+    assert len(counted) == 6
+
+
+def test_a_class_whose_name_has_the_marks_between_names_in_it():
+    settings = LabelsOutput(classes=("a", "a;b", "c|d", "[e"))
+    assert settings.parse(" a;b ") == (1,)
+    assert settings.parse("c|d") == (2,)
+    assert settings.parse("[e") == (3,)
+    assert settings.parse("a|a;b") == (0, 1)
+
+
+def test_one_class_is_not_enough():
+    with pytest.raises(SpecError, match=r"classes.*at least 2"):
+        perceivers.build({"inputs": NUMBER, "outputs": {"y": {"kind": "labels", "classes": ["dog"]}}})
+    with pytest.raises(DataError, match=r"holds only the class 'dog'.*kind: category"):
+        LabelsOutput().fit([("dog",), (), None])
+
+
+def test_evaluate_writes_null_for_a_class_that_no_row_has(tmp_path):
+    model = perceivers.build({"inputs": NUMBER, "outputs": {"y": {"kind": "labels", "classes": ["dog", "rain"]}}})
+    model.save(tmp_path / "model")
+    (tmp_path / "t.csv").write_text("x,y\n1,dog\n2,[]\n3,dog\n")
+    found = perceivers.evaluate(tmp_path / "model", source=str(tmp_path / "t.csv"), quiet=True)
+    assert found["classes"]["y"]["rain"] == {
+        "average_precision": None,
+        "precision": None,
+        "recall": None,
+        "f1": None,
+        "support": 0,
+    }
+    assert found["classes"]["y"]["dog"]["support"] == 2
+    assert found["scores"]["y"]["map"] == found["classes"]["y"]["dog"]["average_precision"]
 
 
 def test_answers():

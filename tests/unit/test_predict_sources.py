@@ -96,6 +96,19 @@ def test_files_by_name_on_the_command_line(folder, capsys):
     np.testing.assert_allclose(probabilities(rows), probabilities(wanted), rtol=1e-5)
 
 
+@pytest.mark.parametrize("large", [1, sources.LARGE])
+def test_a_file_of_another_size_is_named_with_both_sizes(folder, capsys, monkeypatch, large):
+    monkeypatch.setattr(sources, "LARGE", large)
+    np.save("wrong.npy", a_scene(9)[:29])
+    with pytest.raises(SystemExit):
+        main(["predict", "model", "wrong.npy", "--quiet"])
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error.startswith("wrong.npy: ")
+    assert "29" in error
+    assert "the input takes" in error
+    assert "row 1" not in error
+
+
 def test_samples_may_hold_sources_and_files(folder):
     np.save("big.npy", a_scene(0))
     values = a_scene(1)

@@ -46,7 +46,7 @@ def cell_error(table: Table, index: int, column: str | None, reason: DataError) 
     if isinstance(reason, MissingFileError) and table.base is not None and not _is_absolute(table, index, column):
         message += " Paths in a table are relative to the table."
     fault = Fault(table.name, int(table.rows[index]), column or "", message)
-    return CellError(str(fault), fault)
+    return CellError(f"{table.where(index, column)}: {message}", fault)
 
 
 def _is_absolute(table: Table, index: int, column: str | None) -> bool:

@@ -40,13 +40,15 @@ WRITERS: dict[str, Writer] = {
     ".parquet": write_parquet,
 }
 
-# What may stand in a class folder: images by the endings of `perceivers.inputs.decode.FORMATS`, sounds, videos, points.
+# What may stand in a class folder: images by the endings of `perceivers.inputs.decode.FORMATS`, sounds, videos, points,
+# and arrays, which may be any of these.
 # Whether such a file really is one is found when it is decoded.
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 SOUND_SUFFIXES = (".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm")
-POINT_SUFFIXES = (".ply", ".pts", ".xyz")
-MEDIA_SUFFIXES = (*IMAGE_SUFFIXES, *SOUND_SUFFIXES, *VIDEO_SUFFIXES, *POINT_SUFFIXES)
+POINT_SUFFIXES = (".npz", ".ply", ".pts", ".xyz")
+ARRAY_SUFFIXES = (".npy", ".npz")
+MEDIA_SUFFIXES = (*IMAGE_SUFFIXES, *SOUND_SUFFIXES, *VIDEO_SUFFIXES, *POINT_SUFFIXES, ".npy")
 
 # Files and folders that operating systems leave everywhere, as good as hidden.
 _LITTER = frozenset({"Thumbs.db", "desktop.ini", "__MACOSX"})
@@ -60,8 +62,8 @@ def read_table(path: Path) -> Table:
     - `.csv`, `.tsv`: UTF-8, the first line names the columns;
     - `.jsonl`, `.ndjson`: one JSON object a line, nested lists allowed;
     - `.parquet`;
-    - a folder with one sub-folder of images, sounds, videos or clouds of points per class: columns `file` (relative to
-      the folder) and `label` (the sub-folder's name), both in sorted order;
+    - a folder with one sub-folder of images, sounds, videos, clouds of points or arrays per class: columns
+      `file` (relative to the folder) and `label` (the sub-folder's name), both in sorted order;
     - a folder that `datasets.Dataset.save_to_disk` made; the library is not needed.
 
     Columns of numbers are numpy int64 or float64 (missing: NaN), all others lists (missing: None). Rows are numbered
@@ -174,12 +176,6 @@ def _read_class_folder(folder: Path) -> dict[str, Column]:
             f"{folder}: a folder is a table when it has one sub-folder per class, or when `datasets` saved it; this "
             f"one has {len(classes)} sub-folders and {len(loose)} files{_first(loose)}.{meant}"
         )
-    strays = [name for name in loose if PurePath(name).suffix.lower() in MEDIA_SUFFIXES]
-    if strays:
-        raise DataError(
-            f"{folder}: {len(strays)} files stand beside the class folders{_first(strays)}. Move each into the "
-            "sub-folder of its class."
-        )
     files: list[str] = []
     labels: list[str] = []
     for label in classes:
@@ -191,16 +187,30 @@ def _read_class_folder(folder: Path) -> dict[str, Column]:
             )
         files += [f"{label}/{name}" for name in names]
         labels += [label] * len(names)
+    _check_strays(folder, loose, files)
     _check_class_files(folder, classes, files, labels)
     return {"file": files, "label": labels}
+
+
+def _check_strays(folder: Path, loose: list[str], files: list[str]) -> None:
+    # An array beside what is no array may be anything, as their mean.
+    arrays = any(name.lower().endswith(ARRAY_SUFFIXES) for name in files)
+    endings = MEDIA_SUFFIXES if arrays else set(MEDIA_SUFFIXES).difference(ARRAY_SUFFIXES)
+    strays = [name for name in loose if PurePath(name).suffix.lower() in endings]
+    if strays:
+        raise DataError(
+            f"{folder}: {len(strays)} files stand beside the class folders{_first(strays)}. Move each into the "
+            "sub-folder of its class."
+        )
 
 
 def _check_class_files(folder: Path, classes: list[str], files: list[str], labels: list[str]) -> None:
     others = [name for name in files if PurePath(name).suffix.lower() not in MEDIA_SUFFIXES]
     if others:
+        known = ", ".join(MEDIA_SUFFIXES)
         raise DataError(
             f"{folder}: {len(others)} of {len(files)} files in the class folders are neither images, sounds, "
-            f"videos nor points{_first(others)}. Move them elsewhere. Known endings: {', '.join(MEDIA_SUFFIXES)}."
+            f"videos, points nor arrays{_first(others)}. Move them elsewhere. Known endings: {known}."
         )
     filled = set(labels)
     empty = [label for label in classes if label not in filled]

@@ -16,6 +16,7 @@ from perceivers.inputs.decode_video import video_header
 from perceivers.npy import read_npy
 
 SAMPLE = 50  # cells whose files are opened
+POINT_NUMBERS = range(3, 7)  # a point has a place in space, and perhaps a colour or a normal
 MOST_CHANNELS = 16  # a 2-D list or array with at most so many columns is a series of channels, with more an image
 
 
@@ -121,6 +122,15 @@ def array_guess(cells: Sequence[Any], base: Path | None) -> Guess:
     lengths = sorted(len(array) for array in arrays)
     steps = f"{lengths[0]:,}" if lengths[0] == lengths[-1] else f"{lengths[0]:,} to {lengths[-1]:,}"
     why = f"{opened}: {steps} time steps, {_channels(min(channels))}"
+    # Only files are clouds where nothing says otherwise: lists in a table, as those of sensors, mostly have a clock.
+    if are_files and cells[0].lower().endswith(".npy") and first.ndim == 2 and first.dtype.kind == "f":
+        width = first.shape[1]
+        if width in POINT_NUMBERS and lengths[0] < lengths[-1]:
+            why = f"{opened}: clouds of {steps} points, {width} numbers each"
+            why += "; if their rows are steps in time, write kind: series"
+            return Guess("points", why, {"count": lengths[-1], "numbers": width})
+        if width in POINT_NUMBERS:
+            why += "; if their rows are points in space, write kind: points"
     seconds = times if times is not None else max(lengths[-1], 1) / (rate or 1.0)
     known: dict[str, Any] = {"rate": rate or 1.0, "guessed_rate": rate is None}
     if times is not None:

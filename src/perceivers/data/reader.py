@@ -48,7 +48,7 @@ class Reader:
         """The same for a table that need not hold everything: kinds none of whose columns it has are left out."""
 
         def held(name: str, kind: InputSettings | OutputSettings) -> bool:
-            return any(column in table.columns for column in self._columns(name, kind))
+            return any(column in table.columns for column in self.columns_of(name, kind))
 
         inputs = {name: kind for name, kind in self.inputs.items() if held(name, kind)}
         outputs = {name: kind for name, kind in self.outputs.items() if held(name, kind) or kind.of_input in inputs}
@@ -57,7 +57,7 @@ class Reader:
     def check_columns(self, table: Table) -> None:
         """Raise `DataError` with the near miss for the first column that the table lacks."""
         for name, kind in [*self.inputs.items(), *self.outputs.items()]:
-            for column in self._columns(name, kind):
+            for column in self.columns_of(name, kind):
                 if column not in table.columns:
                     hint, known = near_miss(column, table.columns), ", ".join(table.columns)
                     several = kind.names_columns and name not in self.columns
@@ -70,7 +70,7 @@ class Reader:
     def input(self, table: Table, index: int, name: str) -> Sample | None:
         """One input of one row. Raises `CellError` naming file, row and column."""
         kind = self.inputs[name]
-        columns = self._columns(name, kind)
+        columns = self.columns_of(name, kind)
         several = columns == kind.table_columns(name) and kind.names_columns
         parse = kind.parse_some if name in self.whole else kind.parse
         try:
@@ -94,7 +94,7 @@ class Reader:
         kind = self.inputs[name]
         if kind.source_axes() is None:
             return None
-        column = self._columns(name, kind)[0]
+        column = self.columns_of(name, kind)[0]
         cell = table.columns[column][index]
         if is_missing(cell):
             return None
@@ -108,7 +108,7 @@ class Reader:
         kind = self.inputs[name]
         if kind.statistics_from is None:
             return range(len(table))
-        column = table.columns[self._columns(name, kind)[0]]
+        column = table.columns[self.columns_of(name, kind)[0]]
         return [index for index, cell in enumerate(column) if not is_missing(cell)]
 
     def target(self, table: Table, index: int, name: str) -> Any:
@@ -116,7 +116,7 @@ class Reader:
         kind = self.outputs[name]
         if kind.of_input is not None:
             return None  # made of the input when samples are put together, after whatever training changes in them
-        columns = self._columns(name, kind)
+        columns = self.columns_of(name, kind)
         cells = [table.columns[column][index] for column in columns]
         if table.base is not None:
             cells = [cell if is_missing(cell) else kind.resolved(cell, table.base) for cell in cells]
@@ -139,7 +139,7 @@ class Reader:
         """Raise `DataError` when nothing can be learned or scored: training needs some target of every output."""
         empty = {}
         for name, kind in self.outputs.items():
-            columns = self._columns(name, kind)
+            columns = self.columns_of(name, kind)
             if kind.of_input is None and all(is_missing(cell) for column in columns for cell in table.columns[column]):
                 empty[name] = ", ".join(columns)
         if empty and (split == TRAIN or len(empty) == len(self.outputs)):
@@ -157,8 +157,8 @@ class Reader:
         """
         for output, kind in self.outputs.items():
             for name in [] if kind.continues else [name for name in self.inputs if name not in hidden]:
-                for column in self._columns(output, kind):
-                    if column in self._columns(name, self.inputs[name]):
+                for column in self.columns_of(output, kind):
+                    if column in self.columns_of(name, self.inputs[name]):
                         raise SpecError(
                             f"column '{column}' is the target of output '{output}', and input '{name}' reads it too: "
                             "the answer would be given away. Take it out of the input, map another column in "
@@ -169,9 +169,7 @@ class Reader:
 
     def columns_of(self, name: str, kind: InputSettings | OutputSettings | None = None) -> list[str]:
         """The table columns that an input or output is read from. kind: which of the two, where both have the name."""
-        return self._columns(name, kind or (self.inputs[name] if name in self.inputs else self.outputs[name]))
-
-    def _columns(self, name: str, kind: InputSettings | OutputSettings) -> list[str]:
+        kind = kind or (self.inputs[name] if name in self.inputs else self.outputs[name])
         if isinstance(kind, OutputSettings) and kind.of_input is not None:
             return []  # even where the input has its name, which may be mapped to a column
         if name in self.columns:

@@ -19,8 +19,9 @@ Window = tuple[tuple[int, int], tuple[int, int]]
 
 # Rows of a Parquet file that are read at once.
 PARQUET_ROWS = 2**16
-# Values of a sample, in bytes of float32, from which a file that could be parsed whole is read run by run instead.
-LARGE = 256 * 10**6
+# Values of a sample, in bytes of float32, from which a file that could be parsed whole is read run by run instead: no
+# more than those of the largest image that is read whole.
+LARGE = 200 * 10**6
 
 
 def open_source(

@@ -20,12 +20,14 @@ class Table:
     `columns` maps a name to a sequence (list or array, one entry per sample; an array's first axis is the sample).
     `name` is what messages call it (a file name or a data set's name); `base` is the folder that relative paths
     in cells are relative to; `rows` are the 1-based data row numbers in that file, kept through every selection.
+    `places` is what messages call each row instead, where there is no such file but one file a row.
     """
 
     columns: Mapping[str, Sequence[Any] | np.ndarray]
     name: str
     base: Path | None = None
     rows: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    places: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         lengths = {name: len(column) for name, column in self.columns.items()}
@@ -54,9 +56,12 @@ class Table:
             name: column[index] if isinstance(column, np.ndarray) else [column[i] for i in index]
             for name, column in self.columns.items()
         }
-        return Table(columns, self.name, self.base, self.rows[index])
+        places = None if self.places is None else [self.places[int(i)] for i in index]
+        return Table(columns, self.name, self.base, self.rows[index], places)
 
     def where(self, index: int, column: str | None = None) -> str:
         """Where sample `index` stands, for messages: `people.csv, row 12, column 'age'`."""
+        if self.places is not None:
+            return self.places[index]
         place = f"{self.name}, row {self.rows[index]}"
         return f"{place}, column '{column}'" if column else place

@@ -5,12 +5,14 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar, Self
 
 from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
 
 from perceivers.errors import SpecError
 from perceivers.inputs.base import InputSettings, Sample, Scale, moments
 from perceivers.inputs.grid import GridInput
 from perceivers.inputs.lift import Lift
 from perceivers.inputs.position import NoPosition, Position
+from perceivers.nn.position import PermutedPosition
 
 
 class ChannelInput(InputSettings, ABC):
@@ -52,9 +54,11 @@ class ChannelInput(InputSettings, ABC):
                 raise SpecError(f"{kind}: {name} has {len(given)} numbers, but there are {self.channels} channels.")
         return self.mean, self.std
 
-    def on_grid(self, lift: Lift, position: Position, grid: Sequence[int]) -> GridInput:
-        """The module for raw cells on that `grid`."""
+    def on_grid(self, lift: Lift, position: Position, grid: Sequence[int], order: Tensor | None = None) -> GridInput:
+        """The module for raw cells on that `grid`. order: of each place the cell whose position it has."""
         mean, std = self.statistics()
         if isinstance(position, NoPosition):
             return GridInput(mean, std, lift, None, add=False)
-        return GridInput(mean, std, lift, position.build(lift.cells(grid)), add=position.join == "add")
+        code = position.build(lift.cells(grid))
+        code = code if order is None else PermutedPosition(code, order)
+        return GridInput(mean, std, lift, code, add=position.join == "add")

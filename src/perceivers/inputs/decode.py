@@ -19,17 +19,18 @@ MOST_BYTES = 1 * GB  # of one file
 _TIFF_STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 
-def read_image(value: Any, channels: int) -> np.ndarray:
+def read_image(value: Any, channels: int, size: tuple[int, int] | None = None) -> np.ndarray:
     """(H, W, channels) as stored: uint8 for 8-bit files, float32 for others. Raises `DataError`.
 
     `value`: a path, the file's bytes, a mapping with `bytes` or `path` (as Hugging Face tables hold), or an array.
+    size: height and width that the input takes, for the message about a file that is too large to be read.
     """
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, (str, Path)):
-        return _from_bytes(_file(Path(value)), channels, f"image file '{value}'")
+        return _from_bytes(_file(Path(value)), channels, f"image file '{value}'", size)
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return _from_bytes(bytes(value), channels, f"an image of {len(value)} bytes")
+        return _from_bytes(bytes(value), channels, f"an image of {len(value)} bytes", size)
     try:
         array = np.asarray(value)
     except ValueError:
@@ -46,26 +47,26 @@ def _file(path: Path) -> bytes:
         raise DataError(f"image file '{path}' cannot be read: {error.strerror}.") from None
 
 
-def _from_bytes(data: bytes, channels: int, what: str) -> np.ndarray:
+def _from_bytes(data: bytes, channels: int, what: str, size: tuple[int, int] | None) -> np.ndarray:
     if not data:
         raise DataError(f"{what} is empty.")
     if data.startswith(START):
-        return with_channels(_npy(data, what), channels, what)
+        return with_channels(_npy(data, what, size), channels, what)
     if data.startswith(_TIFF_STARTS):
-        return with_channels(_tiff(data, what), channels, what)
-    return with_channels(_pillow(data, channels, what), channels, what)
+        return with_channels(_tiff(data, what, size), channels, what)
+    return with_channels(_pillow(data, channels, what, size), channels, what)
 
 
-def _npy(data: bytes, what: str) -> np.ndarray:
+def _npy(data: bytes, what: str, size: tuple[int, int] | None) -> np.ndarray:
     try:
         array = read_npy(io.BytesIO(data), len(data), what)
     except ValueError as error:
         raise DataError(f"{what} is truncated or damaged: {error}.") from None
-    _check_pixels(math.prod(array.shape[:2]), f"{what} of shape {array.shape}")
+    _check_pixels(math.prod(array.shape[:2]), f"{what} of shape {array.shape}", size)
     return array
 
 
-def _tiff(data: bytes, what: str) -> np.ndarray:
+def _tiff(data: bytes, what: str, size: tuple[int, int] | None) -> np.ndarray:
     try:
         import tifffile
     except ImportError:
@@ -73,7 +74,7 @@ def _tiff(data: bytes, what: str) -> np.ndarray:
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             shape = file.series[0].shape
-            _check_pixels(math.prod(shape), f"{what} of shape {shape}")
+            _check_pixels(math.prod(shape), f"{what} of shape {shape}", size)
             array = file.asarray()
     except DataError:
         raise
@@ -84,14 +85,14 @@ def _tiff(data: bytes, what: str) -> np.ndarray:
     return np.moveaxis(array, 0, -1) if array.ndim == 3 and array.shape[0] < min(array.shape[1:]) else array
 
 
-def _pillow(data: bytes, channels: int, what: str) -> np.ndarray:
+def _pillow(data: bytes, channels: int, what: str, size: tuple[int, int] | None) -> np.ndarray:
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError:
         raise missing_extra("pillow", "data", "reading images") from None
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_pixels(image.width * image.height, f"{what} of {image.height}×{image.width}")
+            _check_pixels(image.width * image.height, f"{what} of {image.height}×{image.width}", size)
             image.load()
             try:
                 upright = ImageOps.exif_transpose(image)
@@ -113,9 +114,15 @@ def _pillow(data: bytes, channels: int, what: str) -> np.ndarray:
         raise DataError(f"{what} is truncated or damaged: {error}.") from None
 
 
-def _check_pixels(count: int, what: str) -> None:
-    if count > MOST_PIXELS:
+def _check_pixels(count: int, what: str, size: tuple[int, int] | None) -> None:
+    if count <= MOST_PIXELS:
+        return
+    if size is None:
         raise DataError(f"{what} has {count:,} pixels; the most is {MOST_PIXELS:,}.")
+    raise DataError(
+        f"{what} has {count:,} pixels, but the input takes {size[0]}×{size[1]} ({math.prod(size):,}); an image "
+        f"to be scaled or cut to that may have {MOST_PIXELS:,} at most. Make it smaller, or change size in the spec."
+    )
 
 
 def _pixels(image: Any, channels: int, what: str) -> np.ndarray:

@@ -45,11 +45,12 @@ _PLY_TYPES = {
 _PLY_ORDERS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
 
 
-def read_points(value: Any, what: str = "the points") -> np.ndarray:
+def read_points(value: Any, what: str = "the points", one_each: bool = False) -> np.ndarray:
     """(M, K): a point a row, coordinates first. Raises `DataError`.
 
     `value`: an array, a list of rows, JSON text of one, or the path of a file. Of a PLY file x, y and z come first,
     then its other properties in their order; of an .npz file it is the only array, or the one called `points`.
+    one_each: (M,) serves too, one number a point.
     """
     if is_inline(value):
         value = points_from_json(value, what)
@@ -65,6 +66,8 @@ def read_points(value: Any, what: str = "the points") -> np.ndarray:
         raise DataError(f"{what}: of type {array.dtype}; wanted numbers.")
     if not array.size and array.ndim != 2:
         array = array.reshape(0, 0)
+    if one_each and array.ndim == 1:
+        array = array[:, None]
     if array.ndim != 2:
         raise DataError(f"{what}: of shape {array.shape}; wanted (points, numbers of each).")
     return array

@@ -20,7 +20,6 @@ from perceivers.inputs.held_grid import HeldGrid
 from perceivers.inputs.lift import Conv, Conv1x1, ImageLift, Pixels, plain_patch
 from perceivers.inputs.position import Fourier, Position
 from perceivers.inputs.resize import Resize, resized
-from perceivers.nn.position import PermutedPosition
 from perceivers.settings import Settings
 from perceivers.sources import Source
 
@@ -103,7 +102,7 @@ class ImageInput(ChannelInput):
 
     def parse(self, value: Any) -> Sample:
         """A path, bytes or array (H, W[, C]) as a Sample of shape (*size, channels)."""
-        image = resized(read_image(value, self.channels), self.size, self.resize, "the image")
+        image = resized(read_image(value, self.channels, self.size), self.size, self.resize, "the image")
         return self._permuted(Sample(image, mask=self.checked(image, "the image")))
 
     def _order(self) -> np.ndarray:
@@ -185,10 +184,8 @@ class ImageInput(ChannelInput):
 
     def build(self) -> Input:
         """The module."""
-        module = self.on_grid(self.lift.build(2, self.channels), self.position, self.size)
-        if self.permute_positions and module.position is not None:
-            module.position = PermutedPosition(module.position, torch.from_numpy(self._order()))
-        return module
+        order = torch.from_numpy(self._order()) if self.permute_positions else None
+        return self.on_grid(self.lift.build(2, self.channels), self.position, self.size, order)
 
 
 def _patch(height: int, width: int) -> tuple[int, int] | None:

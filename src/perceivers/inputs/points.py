@@ -97,13 +97,12 @@ class PointsInput(ChannelInput):
     def _joined(self, fields: Mapping[str, Any]) -> np.ndarray:
         known = ("coords", "values")
         if "coords" not in fields or any(name not in known for name in fields):
-            raise DataError(f"a cloud given as a mapping has 'coords' and perhaps 'values'; got {', '.join(fields)}.")
+            given = ", ".join(map(str, fields)) or "nothing"
+            raise DataError(f"a cloud given as a mapping has 'coords' and perhaps 'values'; got {given}.")
         coords = read_points(fields["coords"], "the coords")
         if fields.get("values") is None:
             return coords
-        values = np.asarray(fields["values"])
-        # One number a point may come as a plain list.
-        values = read_points(values[:, None] if values.ndim == 1 and values.dtype.kind in "uifb" else values.tolist())
+        values = read_points(fields["values"], "the values", one_each=True)
         if len(values) != len(coords):
             raise DataError(f"the cloud has {len(coords)} coords, but {len(values)} values.")
         return np.concatenate([coords, values], axis=1)
@@ -150,8 +149,11 @@ class PointsInput(ChannelInput):
         if is_inline(cell):
             cell = points_from_json(cell)
         if isinstance(cell, Mapping):
-            return {key: super(PointsInput, self).resolved(part, base) for key, part in cell.items()}
-        return super().resolved(cell, base)
+            return {key: self._path(part, base) for key, part in cell.items()}
+        return self._path(cell, base)
+
+    def _path(self, cell: Any, base: Path) -> Any:
+        return cell if is_inline(cell) else super().resolved(cell, base)
 
     def fit(self, samples: Iterable[Sample]) -> Self:
         """With mean and standard deviation of each feature, where there are any."""

@@ -189,7 +189,10 @@ class SeriesInput(ChannelInput):
                 "every value needs its time."
             )
         if len(seconds) and not (seconds.min() >= 0 and seconds.max() <= self.seconds):
-            raise DataError(f"times must lie between 0 and {self.seconds} s; got {seconds.min()} to {seconds.max()}.")
+            raise DataError(
+                f"times must lie between 0 and {self.seconds} s; got {seconds.min()} to {seconds.max()}. "
+                "Count them from a later start, or raise the input's seconds and train anew."
+            )
         return Sample(values, coords=seconds[:, None].astype(np.float32), mask=self.checked(values, "the series"))
 
     def augmenter(self, setting: SeriesAugmentation) -> Callable[[Sample, Seed], Sample]:

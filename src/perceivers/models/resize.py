@@ -1,9 +1,11 @@
 """A model for inputs of another size: learned positions are interpolated, everything else stays."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from perceivers.errors import ModelError, SpecError
@@ -17,6 +19,10 @@ from perceivers.nn.position import LearnedPosition
 
 Size = int | Sequence[int]
 
+# Cells of an input's grid, and numbers of a table of learned positions (4 bytes each): more is a slip of the pen.
+MOST_CELLS = 10**12
+MOST_NUMBERS = 2**31
+
 
 def resized(model: Model, sizes: Mapping[str, Size]) -> Model:
     """A new model with the weights of `model`, in evaluation mode, whose named inputs have other sizes.
@@ -27,14 +33,14 @@ def resized(model: Model, sizes: Mapping[str, Size]) -> Model:
     bicubic interpolation of transformers; a Fourier position keeps the frequencies of the old size. Nothing is trained:
     scores must be measured anew.
 
-    Raises `SpecError` for an input that has no size or another number of axes, and `ModelError` where some other weight
-    depends on the size, as those of a hierarchy do.
+    Raises `SpecError` for an input that has no size or another number of axes and for a size that is no whole numbers
+    or too large, and `ModelError` where some other weight depends on the size, as those of a hierarchy do.
     """
     inputs: dict[str, InputSettings] = {**model.spec.inputs}
     for name, size in sizes.items():
         if name not in inputs:
             raise SpecError(str(unknown_input(name, inputs)))
-        inputs[name] = _of_size(name, inputs[name], model, (size,) if isinstance(size, int) else tuple(size))
+        inputs[name] = _of_size(name, inputs[name], model, _grid(name, size))
     given = {name: kind.model_dump(mode="json") for name, kind in inputs.items()}
     spec = as_spec({**model.spec.model_dump(mode="json"), "inputs": given})
     other = build(spec, device="meta")
@@ -84,6 +90,8 @@ def _of_size(name: str, kind: InputSettings, model: Model, grid: tuple[int, ...]
             f"input '{name}' has {len(before)} {'axes' if len(before) > 1 else 'axis'} ({wanted} now); got {grid}. "
             "Give one whole number above 0 an axis."
         )
+    if math.prod(grid) > MOST_CELLS:
+        raise SpecError(f"input '{name}' would have {math.prod(grid):,} cells, and {MOST_CELLS:,} are the most.")
     changed = kind.of_size(grid)
     position: Any = getattr(kind, "position", None)
     if isinstance(position, Fourier) and position.resolution is None:
@@ -91,6 +99,17 @@ def _of_size(name: str, kind: InputSettings, model: Model, grid: tuple[int, ...]
         cells = before if lift is None else lift.cells(before)
         changed = changed.with_changes(position={**position.model_dump(), "resolution": cells})
     return changed
+
+
+def _grid(name: str, size: Any) -> tuple[int, ...]:
+    """A size as whole numbers, one an axis. Raises `SpecError`."""
+    several = isinstance(size, (Sequence, np.ndarray)) and not isinstance(size, (str, bytes))
+    grid: tuple[Any, ...] = tuple(size) if several else (size,)
+    if not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in grid):
+        raise SpecError(
+            f"the size of input '{name}' is {size!r}; wanted one whole number, or (height, width) and the like."
+        )
+    return tuple(int(n) for n in grid)
 
 
 def _said(kind: InputSettings) -> str:
@@ -110,6 +129,11 @@ def _interpolated(model: Model, other: Model) -> dict[str, Tensor]:
         place, _, leaf = name.rpartition(".")
         before, after = old[place], new.get(place)
         if isinstance(before, LearnedPosition) and isinstance(after, LearnedPosition) and leaf == "table":
+            if wanted[name].numel() > MOST_NUMBERS:
+                raise SpecError(
+                    f"{name}, the table of learned positions, would have {wanted[name].numel():,} numbers, and "
+                    f"{MOST_NUMBERS:,} are the most. Give a smaller size."
+                )
             found[name] = before.resized(after.grid).table.detach().clone()
         elif name in wanted and wanted[name].shape == tensor.shape:
             found[name] = tensor.detach().clone()

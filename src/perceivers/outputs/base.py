@@ -337,7 +337,7 @@ def masked_mean(losses: Tensor, known: Tensor) -> Tensor:
     return total / known.sum().clamp(min=1)
 
 
-def likeliest(answer: Mapping[str, Any], key: str, count: int) -> dict[str, Any]:
+def with_top(answer: Mapping[str, Any], key: str, count: int) -> dict[str, Any]:
     """`answer` with only the largest of the probabilities by class under `key`, largest first; all else as it is."""
     if not isinstance(answer.get(key), Mapping):
         return dict(answer)

@@ -13,7 +13,6 @@ from perceivers.elements import Elements
 from perceivers.errors import DataError, missing_extra
 from perceivers.outputs.base import OneQuery, Sizes
 from perceivers.outputs.classes import ClassesOutput
-from perceivers.settings import SeveralNames
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -32,8 +31,6 @@ class CategoryOutput(ClassesOutput):
     mixable: ClassVar[bool] = True
     curves: ClassVar[tuple[str, ...]] = ("accuracy", "f1")
     kind: Literal["category"] = "category"
-    classes: SeveralNames | None = None
-    """Class names in order. None: learned from the training split, sorted."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """s in (1−s)·y + s/K, in training only."""
 

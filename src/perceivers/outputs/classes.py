@@ -6,7 +6,7 @@ from typing import Self
 
 from perceivers.errors import DataError, SpecError, near_miss
 from perceivers.outputs.base import OneQuerySettings
-from perceivers.settings import Names
+from perceivers.settings import SeveralNames
 
 # Of classes, in a message.
 _MOST_NAMES = 20
@@ -15,8 +15,8 @@ _MOST_NAMES = 20
 class ClassesOutput(OneQuerySettings, ABC):
     """Settings of an output whose answers are names out of a list."""
 
-    classes: Names | None = None
-    """Class names in order. None: learned from the training split, sorted."""
+    classes: SeveralNames | None = None
+    """Class names in order, two at least. None: learned from the training split, sorted."""
 
     def index(self, name: str) -> int:
         """The place of a class. Raises `DataError` for one that is not there."""

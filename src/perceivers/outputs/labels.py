@@ -1,6 +1,8 @@
 """`labels` as an output: any number of several classes at once, as the sounds in a clip [P1 §4.2, AudioSet]."""
 
 import json
+import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -30,8 +32,12 @@ class LabelsOutput(ClassesOutput):
     def parse(self, value: Any) -> tuple[str, ...] | tuple[int, ...] | None:
         """Class names as indices, or as names before `fit`; () where none is true, None where it is not known.
 
-        A list, JSON text of one, or names with | between them, or with ;. Raises `DataError` for a new class.
+        A list, JSON text of one, or names with | between them, or with ;. A known class whose name has these in it is
+        itself. Raises `DataError` for a new class.
         """
+        whole = class_name(value) if isinstance(value, str) and self.classes else None
+        if whole is not None and self.classes and whole in self.classes:
+            return (self.index(whole),)
         found = _names(value)
         if found is None or self.classes is None:
             return found
@@ -46,6 +52,11 @@ class LabelsOutput(ClassesOutput):
             raise DataError(
                 "no row of the training split has a class, so there is nothing to learn. "
                 "Check the target column and how the table is split."
+            )
+        if len(found) < 2:
+            raise DataError(
+                f"the training split holds only the class '{found[0]}', and labels are two classes at least. For one "
+                "thing that is true or not, write a word for either in its column and set kind: category on the output."
             )
         return self.with_changes(classes=tuple(found))
 
@@ -91,7 +102,7 @@ class LabelsHead(OneQuery):
         except ModuleNotFoundError as error:
             raise missing_extra(error.name or "torchmetrics", "train", "scoring") from None
 
-        return {_MAP: MultilabelAveragePrecision(len(self.classes), average="macro")}
+        return {_MAP: MultilabelAveragePrecision(len(self.classes), average="none")}
 
     def measure(self, metrics: "Mapping[str, Metric]", prediction: Tensor, target: Tensor) -> None:
         """Add a batch; unknown targets are left out."""
@@ -101,27 +112,31 @@ class LabelsHead(OneQuery):
 
     def scores(self, metrics: "Mapping[str, Metric]") -> dict[str, float]:
         """`map`: the mean over the classes that any sample has; nothing can be said of one that none has."""
-        found = [facts["average_precision"] for facts in (self.per_class(metrics) or {}).values() if facts["support"]]
-        return {_MAP: sum(found) / len(found) if found else float("nan")} if _MAP in metrics else {}
+        if _MAP not in metrics:
+            return {}
+        found = [p for p in _average_precisions(metrics[_MAP]) if not math.isnan(p)]
+        return {_MAP: sum(found) / len(found) if found else math.nan}
 
     def per_class(self, metrics: "Mapping[str, Metric]") -> dict[str, dict[str, float]] | None:
-        """Of each class its average precision, its support, and precision, recall and F1 of answers above 0.5."""
+        """Of each class its average precision, its support, and precision, recall and F1 of answers above 0.5.
+
+        Of a class that no sample has, all but the support are NaN.
+        """
         if _MAP not in metrics:
             return None
-        from torchmetrics.functional.classification import binary_average_precision
-        from torchmetrics.utilities import dim_zero_cat
-
-        scores, true = (dim_zero_cat(getattr(metrics[_MAP], state)) for state in ("preds", "target"))
+        scores, true = _state(metrics[_MAP])
+        answers, wanted = scores > 0.5, true == 1
+        counts = zip(*(n.sum(0).tolist() for n in (answers & wanted, answers, wanted)), strict=True)
         table = {}
-        for column, name in enumerate(self.classes):
-            score, wanted = scores[:, column], true[:, column]
-            support, answered = int(wanted.sum()), int((score > 0.5).sum())
-            right = int(((score > 0.5) & (wanted == 1)).sum())
+        for name, precision, (right, answered, support) in zip(
+            self.classes, _average_precisions(metrics[_MAP]), counts, strict=True
+        ):
+            none = 0.0 if support else math.nan
             table[name] = {
-                "average_precision": float(binary_average_precision(score, wanted)) if support else 0.0,
-                "precision": right / answered if answered else 0.0,
-                "recall": right / support if support else 0.0,
-                "f1": 2 * right / (answered + support) if right else 0.0,
+                "average_precision": precision,
+                "precision": right / answered if answered and support else none,
+                "recall": right / support if support else none,
+                "f1": 2 * right / (answered + support) if support else none,
                 "support": support,
             }
         return table
@@ -134,6 +149,23 @@ class LabelsHead(OneQuery):
             over = sorted((c for c, p in probabilities.items() if p > 0.5), key=lambda c: -probabilities[c])
             rows.append({name: over, f"{name}_probabilities": probabilities})
         return rows
+
+
+def _state(metric: "Metric") -> tuple[Tensor, Tensor]:
+    """All probabilities (n, K) that the metric was given, and what was true (n, K)."""
+    from torchmetrics.utilities import dim_zero_cat
+
+    return dim_zero_cat(metric.preds), dim_zero_cat(metric.target)  # pyright: ignore[reportArgumentType]
+
+
+def _average_precisions(metric: "Metric") -> list[float]:
+    """Of each class; NaN of one that no sample has. The metric keeps what it computed until it is updated again."""
+    with warnings.catch_warnings():
+        # torchmetrics takes the recall of a class that no sample has for 1.
+        warnings.filterwarnings("ignore", message="No positive samples")
+        found = metric.compute().tolist()
+    support = _state(metric)[1].sum(0).tolist()
+    return [precision if count else math.nan for precision, count in zip(found, support, strict=True)]
 
 
 def _names(value: Any) -> tuple[str, ...] | None:

@@ -223,15 +223,15 @@ class TextHead(Output):
         read, `ids` stands for `text`.
         """
         rows = []
-        likeliest = prediction.argmax(-1).cpu().numpy()
+        best = prediction.argmax(-1).cpu().numpy()
         read = inputs.get(self.input)
-        for row, guessed in enumerate(likeliest):
+        for row, guessed in enumerate(best):
             given = np.zeros(0, np.int64) if read is None else read.values[row, :, 0][read.present[row]].cpu().numpy()
             masked = given == MASK
             filled = np.where(masked, guessed[: len(given)], given)
             edges = np.flatnonzero(np.diff(np.concatenate([[False], masked, [False]])))
             runs = edges.reshape(-1, 2)
-            guesses = [_likeliest(prediction[row, a:b], self.encoding) for a, b in runs]
+            guesses = [_readings(prediction[row, a:b], self.encoding) for a, b in runs]
             found = [written(filled[a:b], self.encoding) for a, b in runs]
             rows.append({name: written(filled, self.encoding), f"{name}_masked": found, f"{name}_guesses": guesses})
         return rows
@@ -242,7 +242,7 @@ class TextHead(Output):
         return wanted, wanted != UNKNOWN
 
 
-def _likeliest(logits: Tensor, encoding: Encoding) -> list[dict[str, Any]]:
+def _readings(logits: Tensor, encoding: Encoding) -> list[dict[str, Any]]:
     """The likeliest readings of a run of bytes (length, 262), as if each byte were drawn by itself.
 
     That is what the model says of them: it guesses all masked bytes at once, none in the light of another.

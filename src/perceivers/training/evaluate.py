@@ -55,10 +55,10 @@ def evaluate(
     without an input and `masked` an input's cells that are NaN, infinite or empty, `padded` those that fill up its
     length. `same_rows`: whether the split is row for row the one of training (None: not known); with a warning when it
     is not, since it may then hold training rows. A `source` that holds the training split as it was is told of by a
-    warning too. Inputs and outputs without a column in `source` are absent, and not
-    scored. A score that the data cannot tell, as R² of one sample, is None. A confusion matrix is drawn for each output
-    of classes. Raises `ModelError`, `DataError`, or `TrainingError` when `out` is something else than an earlier
-    evaluation.
+    warning too. Inputs and outputs without a column in `source` are absent, and not scored. A score that the data
+    cannot tell, as R² of one sample or the average precision of a class that none has, is None. A confusion matrix is
+    drawn for each output of classes. Raises `ModelError`, `DataError`, or `TrainingError` when `out` is something else
+    than an earlier evaluation.
     """
     folder = find_model(Path(model))
     if folder.name in ("", ".."):
@@ -91,9 +91,9 @@ def evaluate(
         "padded": samples.missing.padded,
         "same_rows": _same_rows(loaded, samples, source),
         "loss": _known(whole.loss),
-        "scores": _plain(whole),
+        "scores": _plain(whole.values),
         "classes": {name: _per_class(loaded, name, counts) for name, counts in whole.confusion.items()}
-        | dict(whole.classes),
+        | {name: _plain(classes) for name, classes in whole.classes.items()},
         "without": without,
     }
     _write(target, result, whole, loaded, faults)
@@ -196,12 +196,13 @@ def _without_each(model: Model, samples: Split, batch_size: int, reporter: Repor
     for name in sorted(model.spec.inputs):
         label = f"evaluating without {name}"
         scores = score(model, samples, batch_size, [name], lambda d, t, label=label: reporter.advance(label, d, t))
-        found[name] = _plain(scores)
+        found[name] = _plain(scores.values)
     return found
 
 
-def _plain(scores: Scores) -> dict[str, dict[str, float | None]]:
-    return {output: {name: _known(value) for name, value in group.items()} for output, group in scores.values.items()}
+def _plain(groups: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
+    """Scores by the output or class that they are of."""
+    return {name: {score: _known(value) for score, value in group.items()} for name, group in groups.items()}
 
 
 def _known(value: float) -> float | None:
