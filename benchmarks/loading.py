@@ -9,12 +9,12 @@ a line for each preset: `load NAME: ratio R of reading its F MB (min of K)`.
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import record
 import torch
+from attention import interleaved
 
 import perceivers
 from perceivers.models.build import build, fill
@@ -51,7 +51,7 @@ def measured(name: str, rounds: int) -> dict[str, float]:
             "read": (path / WEIGHTS).read_bytes,
             "load": lambda: perceivers.load(path),
         }
-        seconds = {work: min(times) for work, times in interleaved(works, rounds).items()}
+        seconds = {work: found["min"] for work, found in interleaved(works, rounds).items()}
         return {"megabytes": (path / WEIGHTS).stat().st_size / 1e6, **seconds}
 
 
@@ -61,17 +61,6 @@ def saved(name: str, folder: Path) -> Path:
     torch.manual_seed(0)
     fill(model, {key: torch.rand(like.shape).to(like.dtype) for key, like in model.state_dict().items()})
     return save(model, folder)
-
-
-def interleaved(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each work in each round."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(rounds):
-        for name, work in works.items():
-            start = time.perf_counter()
-            work()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
 
 
 if __name__ == "__main__":
