@@ -16,6 +16,9 @@ from perceivers.errors import DataError
 from perceivers.training.draft import TargetNeededError, draft_recipe
 from perceivers.training.recipe import as_recipe, read_recipe
 
+# What is drafted for a small table is trained on its few rows.
+pytestmark = pytest.mark.filterwarnings("ignore:the validation split has")
+
 CLASSES = ["cat", "dog"]
 
 

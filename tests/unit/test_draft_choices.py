@@ -67,6 +67,7 @@ def test_the_points_count_as_elements(tmp_path):
     assert "read about 8 elements a sample" in flat(draft_recipe(irregular(tmp_path / "t.jsonl")))
 
 
+@pytest.mark.filterwarnings("ignore:the validation split has")  # a small table
 def test_an_irregular_draft_trains(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(draft_recipe(irregular(tmp_path / "t.jsonl"), out=recipe))

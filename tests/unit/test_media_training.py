@@ -51,7 +51,7 @@ def test_tones_in_class_folders_are_learned_from_a_drafted_recipe(tmp_path):
 
 
 def test_a_file_that_cannot_be_read_is_a_row_with_an_error(tmp_path):
-    table = [{"sound": f"{n}.wav", "label": "ab"[n % 2], "split": ("train", "validation")[n // 8]} for n in range(12)]
+    table = [{"sound": f"{n}.wav", "label": "ab"[n % 2], "split": ("train", "validation")[n >= 8]} for n in range(18)]
     for row in table:
         (tmp_path / row["sound"]).write_bytes(media.wav_bytes(tone(300 if row["label"] == "a" else 2500, 7)))
     toys.write_csv(tmp_path / "sounds.csv", table)
