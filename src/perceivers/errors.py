@@ -64,7 +64,8 @@ def near_miss(name: str, known: Iterable[str]) -> str:
     """
     given = str(name)
     alike: dict[str, list[str]] = {}
-    for other in (other for other in map(str, known) if other != given):
+    # A number is close to the text of it, which YAML keeps apart.
+    for other in (str(other) for other in known if type(other) is not type(name) or other != name):
         alike.setdefault(other.casefold(), []).append(other)
     close = difflib.get_close_matches(given.casefold(), alike, n=1, cutoff=0.6)
     if not close:

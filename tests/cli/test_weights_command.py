@@ -31,7 +31,8 @@ def test_the_table(call):
 
 def test_a_narrow_window(call, monkeypatch):
     monkeypatch.setenv("TTY_COMPATIBLE", "1")  # a terminal
-    monkeypatch.setenv("TERM", "dumb")  # without colours, of 80 columns
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
     done = call("weights", "show", GOLDEN / "hf_masked_lm")
     assert max(map(len, done.out.splitlines())) <= 80
     assert "config: 40 entries; --json prints them" in done.out

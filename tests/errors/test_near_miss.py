@@ -14,7 +14,7 @@ from perceivers.errors import near_miss
         ("idd", ["ID"], "ID"),
         ("label", ["LABEL", "Label"], "Label"),
         ("latnets", ["latents"], "latents"),
-        (7, [7, 8], "7"),
+        (7, ["7", "8"], "7"),
     ],
 )
 def test_close_names(name, known, meant):

@@ -4,7 +4,7 @@ import pytest
 from their_models import CONFIGS, empty_model
 
 from perceivers.models.build import build
-from perceivers.models.convert.families import transformers_family
+from perceivers.models.convert.families import tensors_family
 from perceivers.models.convert.transformers import called, theirs_shape
 from perceivers.models.convert.transformers_config import Config, Picture
 from perceivers.models.convert.transformers_names import FAMILIES, places
@@ -21,7 +21,7 @@ def test_every_array_has_a_place_of_its_own(name):
     rules = places(FAMILIES[name], CONFIGS[name]["num_self_attends_per_block"], dict(zip(NAMES, NAMES, strict=True)))
     assert set(rules) == set(theirs)
     assert len({place.ours for place in rules.values()}) == len(rules)
-    assert transformers_family(theirs) == FAMILIES[name].words
+    assert tensors_family(theirs) == FAMILIES[name].words
 
 
 @pytest.mark.parametrize("name", SPECS)

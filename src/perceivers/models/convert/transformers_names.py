@@ -29,7 +29,7 @@ class Place:
 class Family:
     """One of their classes. `arrays` are single ones; `linears` have weight and bias; `crosses` are cross-attends.
 
-    words: what `families.transformers_family` calls it. inputs, outputs: how its rules call those of the spec.
+    words: what `families.tensors_family` calls it. inputs, outputs: how its rules call those of the spec.
     """
 
     words: str
