@@ -12,9 +12,10 @@ from perceivers.errors import DataError, ModelError, SpecError
 from perceivers.models.build import build
 from perceivers.models.convert.transformers import import_transformers
 from perceivers.models.convert.transformers_config import Config, Picture
-from perceivers.models.convert.transformers_export import export_transformers
+from perceivers.models.convert.transformers_export import _fitting, export_transformers
 from perceivers.models.convert.transformers_spec import spec_data
 from perceivers.models.model import Model
+from perceivers.models.presets import PRESETS, RELEASED
 
 IMAGE = "PerceiverForImageClassificationFourier"
 CONV = "PerceiverForImageClassificationConvProcessing"
@@ -219,6 +220,11 @@ def test_a_head_of_two_linears_is_not_written(tmp_path):
     data["outputs"]["label"]["head"] = {"kind": "mlp"}
     with pytest.raises(ModelError, match=r"there outputs\.label\.head\.kind is 'linear', here it is 'mlp'"):
         export_transformers(build(data, seed=1), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", sorted(name for name, row in PRESETS.items() if row.licence == RELEASED))
+def test_every_released_preset_has_a_class_there(name):
+    assert _fitting(build(name, "meta"))[0].startswith("PerceiverFor")
 
 
 def test_other_names_of_input_and_output(tmp_path):
