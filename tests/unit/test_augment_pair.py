@@ -8,7 +8,7 @@ from perceivers.data.loader import Augmenter, collate
 from perceivers.data.reader import Row
 from perceivers.errors import DataError, SpecError
 from perceivers.inputs import ImageAugmentation, Sample
-from perceivers.inputs.augment_pair import PairAugmentation, PairAugmenter, PairColour
+from perceivers.inputs.augment_pair import PairAugmentation, PairAugmenter, PairColour, _coloured, _erased
 from perceivers.inputs.image import ImageInput
 from perceivers.inputs.image_pair import ImagePairInput
 from perceivers.outputs.flow import FlowOutput
@@ -181,3 +181,12 @@ class TestLoader:
         sample, flow = pair()
         with pytest.raises(DataError, match="the pair is 6×8, but the flow on it 5×8"):
             PairAugmenter(PairAugmentation(), SIZE, 3).with_targets(sample, LATE, [flow[:5]])
+
+
+@pytest.mark.parametrize("change", ["colour", "erase"])
+def test_what_is_not_known_stays_all_that_is_not(change):
+    image = np.full((8, 8, 3), 100.0, np.float32)
+    image[2, 3, 0] = np.nan
+    random = np.random.default_rng(0)
+    found = _coloured(image, (1.1, 0.9, 1.2, 0.1)) if change == "colour" else _erased(image, random)
+    assert np.isnan(found).any(-1).sum() <= 1

@@ -183,6 +183,10 @@ class TestFiles:
         assert set(told["guesses"]["label"][0]) == {"a", "b", "c"}
         assert told["psnr"]["image"] == found.psnr["image"]
         assert perceivers.write_clips(found, tmp_path / "again") == files, "an earlier one is replaced"
+        (tmp_path / "again" / "holiday.png").write_bytes(b"mine")
+        with pytest.raises(DataError, match="is not a clip that was given back"):
+            perceivers.write_clips(found, tmp_path / "again")
+        assert (tmp_path / "again" / "holiday.png").read_bytes() == b"mine"
 
     def test_another_folder_is_left_alone(self, model, clip, tmp_path):
         (tmp_path / "thesis.txt").write_text("mine")

@@ -40,16 +40,27 @@ def write_clips(found: Autoencoded, folder: Path) -> list[Path]:
             name: [dict(list(clip.items())[:_GUESSES]) for clip in clips] for name, clips in found.guesses.items()
         }
         told = {"psnr": dict(found.psnr), "guesses": guesses, "latent_numbers": latents, "input_numbers": values}
+        # What is replaced another time: these, and never what someone else laid beside them.
+        told["files"] = sorted(path.name for path in new.iterdir())
         (new / ANSWERS).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return sorted(folder.iterdir())
 
 
 def check_folder(folder: Path) -> None:
     """Raise `DataError` for a folder that holds anything but an earlier clip."""
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    ours = all(name == ANSWERS or name.endswith((".gif", ".png", ".wav")) for name in names)
-    if (folder.exists() and not folder.is_dir()) or not ours or (names and ANSWERS not in names):
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if (folder.exists() and not folder.is_dir()) or (names and not names <= _written(folder / ANSWERS)):
         raise DataError(f"'{folder}' exists and is not a clip that was given back; give another folder.")
+
+
+def _written(answers: Path) -> set[str]:
+    """The names of the files that an earlier clip wrote; none where there was no such clip."""
+    try:
+        told = json.loads(answers.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return set()
+    files = told.get("files") if isinstance(told, dict) else None
+    return {ANSWERS, *map(str, files)} if isinstance(files, list) else set()
 
 
 def _bytes(frames: np.ndarray) -> np.ndarray:

@@ -155,7 +155,9 @@ def _coloured(image: np.ndarray, draws: tuple[float, float, float, float]) -> np
     brightness, contrast, saturation, angle = draws
     found = image.astype(np.float32) * np.float32(brightness)
     grey = found @ _GREY if found.shape[-1] == 3 else found[..., 0]
-    found = np.float32(contrast) * (found - grey.mean()) + grey.mean()
+    # Of what is known: one NaN must not become all of them.
+    mean = np.float32(grey[np.isfinite(grey)].mean()) if np.isfinite(grey).any() else np.float32(0)
+    found = np.float32(contrast) * (found - mean) + mean
     if found.shape[-1] == 3:
         grey = (found @ _GREY)[..., None]
         found = np.float32(saturation) * (found - grey) + grey
@@ -167,7 +169,9 @@ def _coloured(image: np.ndarray, draws: tuple[float, float, float, float]) -> np
 
 def _erased(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     erased = image.copy()
-    mean = image.reshape(-1, image.shape[-1]).mean(0)
+    cells = image.reshape(-1, image.shape[-1])
+    known = cells[np.isfinite(cells).all(-1)]
+    mean = known.mean(0) if len(known) else np.zeros(image.shape[-1])
     for _ in range(int(random.integers(1, 3))):
         top, left = int(random.integers(image.shape[0])), int(random.integers(image.shape[1]))
         height, width = random.integers(*_ERASED, size=2).tolist()
