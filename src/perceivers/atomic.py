@@ -11,10 +11,12 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from perceivers.errors import DataError
 
 # `.NAME.<8 hex>.new` is being written; `.NAME.<8 hex>.old` is a folder set aside for the moment of two renames.
 _LEFTOVER = re.compile(r"^\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<role>new|old)$")
@@ -189,3 +191,26 @@ def _exchange(one: Path, other: Path) -> bool:
     if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
         return False
     raise OSError(code, os.strerror(code), str(other))
+
+
+def check_writable(path: Path, inputs: Iterable[Any] = (), overwrite: bool = False) -> None:
+    """Raise `DataError` for a file that could or should not be written, before anything is computed for it.
+
+    That is also one of the files in `inputs`, and, unless `overwrite`, any file that exists.
+    """
+    if path.is_dir():
+        raise DataError(f"'{path}' is a folder; give the name of a file.")
+    if path.exists():
+        for given in inputs:
+            if isinstance(given, (str, Path)) and Path(given).exists() and path.samefile(given):
+                raise DataError(
+                    f"'{path}' is one of the files to be read, and would be lost; give another file to write."
+                )
+        if not overwrite:
+            raise DataError(
+                f"'{path}' exists, and would be replaced; give another file, or allow it by --overwrite "
+                "(overwrite=True)."
+            )
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise DataError(f"'{path}' cannot be written: '{folder}' is no folder that you may write to.")

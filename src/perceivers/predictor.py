@@ -1,7 +1,6 @@
 """`predict` and `Predictor`: raw values in, answers out, in the order given. A bad row is a row with an `error`."""
 
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from perceivers.atomic import check_writable
 from perceivers.cells import cells_of, is_missing
 from perceivers.data.doubts import Range, meant, misspelt
 from perceivers.data.files import READERS, WRITERS, read_table, write_rows
@@ -307,20 +307,7 @@ def check_output(path: Path, inputs: Iterable[Any] = (), overwrite: bool = False
     """
     if path.suffix.lower() not in WRITERS:
         raise unknown("ending of an output file", path.suffix, WRITERS, DataError)
-    if path.is_dir():
-        raise DataError(f"'{path}' is a folder; give the name of a file.")
-    if path.exists():
-        for given in inputs:
-            if isinstance(given, (str, Path)) and Path(given).exists() and path.samefile(given):
-                raise DataError(f"'{path}' is what is to be predicted, and would be lost; give another file for out.")
-        if not overwrite:
-            raise DataError(
-                f"'{path}' exists, and would be replaced; give another file, or allow it by --overwrite "
-                "(overwrite=True)."
-            )
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise DataError(f"'{path}' cannot be written: '{folder}' is no folder that you may write to.")
+    check_writable(path, inputs, overwrite)
 
 
 def predict(

@@ -263,7 +263,8 @@ class TestPredict:
         done = call("predict", run, "own.csv", "--out", "own.csv", "--overwrite")
         assert (done.code, Path("own.csv").read_text()) == (1, "age,height\n30,170\n")
         assert (
-            done.err == "error: 'own.csv' is what is to be predicted, and would be lost; give another file for out.\n"
+            done.err
+            == "error: 'own.csv' is one of the files to be read, and would be lost; give another file to write.\n"
         )
         Path("a.csv").write_text("precious")
         done = call("predict", run, trained / "people.csv", "--out", "a.csv")

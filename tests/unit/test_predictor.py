@@ -344,7 +344,7 @@ class TestOut:
         given = [own] if several else own
         for out in (own, link):
             found = message(predict, predictor, given, out=out, overwrite=True)
-            assert found == f"'{out}' is what is to be predicted, and would be lost; give another file for out."
+            assert found == f"'{out}' is one of the files to be read, and would be lost; give another file to write."
         assert own.read_text() == "age,height\n30,170\n"
 
 
