@@ -31,7 +31,7 @@ def float_wav_bytes(samples: np.ndarray, rate: int = 8000) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def mp4_bytes(frames: np.ndarray, form: str = "mp4", index_first: bool = False) -> bytes:
+def mp4_bytes(frames: np.ndarray, form: str = "mp4", index_first: bool = False, rate: int = 10) -> bytes:
     """Frames (T, H, W, 3) uint8 as a video file, nearly without loss. index_first: an MP4 as made for streaming."""
     import av
 
@@ -39,7 +39,7 @@ def mp4_bytes(frames: np.ndarray, form: str = "mp4", index_first: bool = False) 
         path = Path(folder, "video")
         options = {"movflags": "faststart"} if index_first else {}
         with av.open(str(path), "w", format=form, options=options) as container:
-            stream = container.add_stream("libx264", rate=10, options={"crf": "1", "preset": "ultrafast"})
+            stream = container.add_stream("libx264", rate=rate, options={"crf": "1", "preset": "ultrafast"})
             stream.height, stream.width = frames[0].shape[:2]
             stream.pix_fmt = "yuv444p"
             for pixels in frames:

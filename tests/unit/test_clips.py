@@ -138,7 +138,8 @@ class TestAutoencode:
         assert brightness(later.given["image"]) == [10, 11, 12, 13]
 
     def test_clip_behind_clip(self, model, clip):
-        found = perceivers.autoencode(model, clip, clips=100)
+        with pytest.warns(UserWarning, match="there is room for 7 of 100 whole clips"):
+            found = perceivers.autoencode(model, clip, clips=100)
         assert found.given["image"].shape == (28, 8, 8, 3), "30 frames hold seven whole clips"
         assert brightness(found.given["image"]) == list(range(28))
         assert len(found.guesses["label"]) == 7
@@ -146,7 +147,10 @@ class TestAutoencode:
         np.testing.assert_allclose(found.again["image"][4:8], one.again["image"], atol=1e-3)
 
     def test_a_short_video(self, model):
-        with pytest.warns(UserWarning, match="there is no sound at that time"):
+        with (
+            pytest.warns(UserWarning, match="there is no sound at that time"),
+            pytest.warns(UserWarning, match="the video has 2 of the 4 frames that the model reads"),
+        ):
             found = perceivers.autoencode(model, FRAMES[:2])
         assert found.given["image"].shape == found.again["image"].shape == (2, 8, 8, 3)
         assert "audio" not in found.again
@@ -154,12 +158,42 @@ class TestAutoencode:
     def test_errors(self, model, clip):
         with pytest.raises(DataError, match="the video shows nothing at 9 s"):
             perceivers.autoencode(model, clip, start=9.0)
-        with pytest.raises(DataError, match="got start 0 and 0 clips"):
-            perceivers.autoencode(model, clip, clips=0)
+        for wrong in ({"clips": 0}, {"clips": 1.5}, {"start": float("nan")}, {"start": "1"}, {"start": -1}):
+            with pytest.raises(DataError, match="wanted a second from 0 on and at least one clip"):
+                perceivers.autoencode(model, clip, **wrong)
+        twice = spec()
+        twice["outputs"]["small"] = {**twice["outputs"]["image"]}
+        with pytest.raises(ModelError, match="outputs 'image' and 'small' both give 'image' back"):
+            perceivers.autoencode(perceivers.build(twice, seed=0), clip)
         data = spec()
         data["outputs"]["image"]["input"] = None
         with pytest.raises(ModelError, match="a grid output that names it"):
             perceivers.autoencode(perceivers.build(data, seed=0), clip)
+
+    def test_other_ways_read_the_same_frames(self, model):
+        """At the input's rate, whatever the file's; without one as they come, here and there."""
+        fast = media.mp4_bytes(FRAMES[:20], rate=50)
+        with pytest.warns(UserWarning, match="no sound"):
+            found = perceivers.autoencode(model, fast)
+        assert brightness(found.given["image"]) == [0, 2, 4, 6]
+        np.testing.assert_array_equal(model.spec.inputs["image"].parse(fast).values, found.given["image"])
+        data = spec()
+        del data["inputs"]["image"]["rate"]
+        plain = perceivers.build(data, seed=0)
+        with pytest.warns(UserWarning, match="no sound"):
+            found = perceivers.autoencode(plain, fast)
+        assert brightness(found.given["image"]) == [0, 1, 2, 3]
+        assert found.rates["image"] == 50
+        np.testing.assert_array_equal(plain.spec.inputs["image"].parse(fast).values, found.given["image"])
+
+    def test_the_model_stays_in_its_mode_and_unknown_pixels_count_neither_way(self, tmp_path):
+        learning = perceivers.build(spec(), seed=0).train()
+        holed = FRAMES[:4].astype(np.float32)
+        holed[1, 5, 8] = np.nan
+        found = perceivers.autoencode(learning, holed, TONE[:2000].astype(np.float32))
+        assert learning.training
+        assert np.isfinite(found.psnr["image"])
+        perceivers.write_clips(found, tmp_path / "again")
 
 
 class TestFiles:
@@ -182,10 +216,12 @@ class TestFiles:
         told = json.loads((tmp_path / "again" / "answers.json").read_text())
         assert set(told["guesses"]["label"][0]) == {"a", "b", "c"}
         assert told["psnr"]["image"] == found.psnr["image"]
-        assert perceivers.write_clips(found, tmp_path / "again") == files, "an earlier one is replaced"
+        with pytest.raises(DataError, match="is an earlier clip, and would be replaced"):
+            perceivers.write_clips(found, tmp_path / "again")
+        assert perceivers.write_clips(found, tmp_path / "again", overwrite=True) == files, "an earlier one is replaced"
         (tmp_path / "again" / "holiday.png").write_bytes(b"mine")
         with pytest.raises(DataError, match="is not a clip that was given back"):
-            perceivers.write_clips(found, tmp_path / "again")
+            perceivers.write_clips(found, tmp_path / "again", overwrite=True)
         assert (tmp_path / "again" / "holiday.png").read_bytes() == b"mine"
 
     def test_another_folder_is_left_alone(self, model, clip, tmp_path):

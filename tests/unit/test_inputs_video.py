@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from perceivers.elements import Elements
-from perceivers.errors import SpecError
+from perceivers.errors import DataError, SpecError
 from perceivers.inputs.decode_video import video_header
 from perceivers.inputs.lift import Pixels
 from perceivers.inputs.video import VideoInput
@@ -52,6 +52,19 @@ def test_files(form, tmp_path):
     grey = VideoInput(size=(5, 32, 48), channels=1).parse(path).values
     np.testing.assert_allclose(grey[..., 0].astype(float), frames[..., 0], atol=4)
     assert video_header(path) == (5, 32, 48)
+
+
+def test_a_rate_reads_what_a_file_shows_by_time():
+    slow, kind = media.mp4_bytes(smooth(4), rate=5), VideoInput(size=(8, 32, 48), rate=10)
+    shown = kind.parse(slow).values.astype(float)
+    np.testing.assert_allclose(shown, np.repeat(smooth(4), 2, axis=0), atol=4)
+    assert kind.with_changes(size=(10, 32, 48)).parse(slow).padding, "shown for 0.8 s"
+    with pytest.raises(DataError, match="has more than 6 frames"):
+        kind.with_changes(size=(6, 32, 48)).parse(slow)
+    first = kind.with_changes(size=(6, 32, 48), overflow="truncate").parse(slow).values.astype(float)
+    np.testing.assert_allclose(first, shown[:6], atol=4)
+    with pytest.raises(ValueError, match="so overflow: spread cannot be"):
+        VideoInput(size=(8, 32, 48), rate=10, overflow="spread")
 
 
 @pytest.mark.parametrize(

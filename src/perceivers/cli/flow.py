@@ -7,7 +7,7 @@ import typer
 
 
 def flow(
-    model: Annotated[Path, typer.Argument(help="A model directory: image_pair in, flow out.")],
+    model: Annotated[Path, typer.Argument(help="A model directory or run folder: image_pair in, flow out.")],
     first: Annotated[Path, typer.Argument(help="The first image.")],
     second: Annotated[Path, typer.Argument(help="The second, of the same size.")],
     out: Annotated[Path, typer.Option(help="The .npy file to write: (height, width, 2), right and down in pixels.")],

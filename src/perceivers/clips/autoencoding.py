@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,13 +16,15 @@ from perceivers.errors import DataError, ModelError
 from perceivers.inputs.base import Sample
 from perceivers.inputs.decode_audio import Sound, read_sound
 from perceivers.inputs.decode_track import has_track
-from perceivers.inputs.decode_video import read_clip, with_frames
+from perceivers.inputs.decode_video import frame_rate, read_clip, with_frames
 from perceivers.inputs.opened import as_array, is_file
 from perceivers.models.model import Model
 from perceivers.models.weights import load
 from perceivers.npy import load_npy
 
 Advance = Callable[[str, int, int], None]
+# Frames a second of an array without sound.
+_USUAL = 25.0
 
 
 @dataclass(frozen=True)
@@ -59,30 +61,52 @@ def autoencode(
     model: one with a `video` input, perhaps an `audio` input, and a `grid` output that names each, or its directory.
     video: a file or array (T, H, W, C). sound: a file or array (T,) or (T, C); None: that of the video file; where it
     has none the model does without, which is told by a warning. start: second of both at which the first of `clips`
-    begins; of those that follow, only whole ones are read. Frames of a file are taken at the rate that the model's
-    frames and samples make together (25 a second in the released model), those of an array as they come. Frames of
-    another size and sounds of another rate are made those of the input. What a model never reads in use, as a label,
-    need not be given. Raises `DataError` and `ModelError`.
+    begins; of those that follow, only whole ones are read, and a warning tells where there are fewer. Frames of a file
+    are taken at the input's `rate`, without one as they come; those of an array always as they come. Frames of another
+    size and sounds of another rate are made those of the input. What a model never reads in use, as a label, need not
+    be given. device: where a directory is loaded; a model stays where it is. Raises `DataError` and `ModelError`.
     """
-    model = (model if isinstance(model, Model) else load(model, device)).eval()
-    parts = _Parts.of(model)
-    if start < 0 or clips < 1:
-        raise DataError(f"got start {start:g} and {clips} clips; wanted a second from 0 on and at least one clip.")
+    if not (isinstance(clips, int) and clips >= 1 and _is_second(start)):
+        raise DataError(f"got start {start!r} and {clips!r} clips; wanted a second from 0 on and at least one clip.")
+    model = model if isinstance(model, Model) else load(model, device)
+    parts, training = _Parts.of(model, video), model.training
+    model.eval()
+    try:
+        return _joined(parts, _each(parts, video, sound, float(start), clips, chunk, advance))
+    finally:
+        model.train(training)
+
+
+def _is_second(start: Any) -> bool:
+    return isinstance(start, (int, float)) and math.isfinite(start) and start >= 0
+
+
+def _each(
+    parts: "_Parts", video: Any, sound: Any, start: float, clips: int, chunk: int, advance: Advance | None
+) -> list[dict[str, Any]]:
+    """What `_one` finds of each clip."""
     found, shown = [], set()
     for place in range(clips):
         samples = parts.samples(video, sound, start + place * parts.seconds)
         if not place:
             shown = set(samples)
-            if samples and parts.sound and parts.sound not in samples:
-                warnings.warn("there is no sound at that time, so the model does without.", UserWarning, stacklevel=2)
+            for text in parts.remarks(samples):
+                _warn(text)
         # One that lacks what the first has is not whole either: pictures and sound would run apart.
-        if not samples or (place and (samples[parts.video].padding or set(samples) != shown)):
+        if not samples or (place and (any(s.padding for s in samples.values()) or set(samples) != shown)):
             break
         head = f"clip {place + 1}, " if clips > 1 else ""
         found.append(_one(parts, samples, chunk, partial(_tell, advance, head)))
     if not found:
         raise DataError(f"the video shows nothing at {start:g} s: it is shorter.")
-    return _joined(parts, found)
+    if len(found) < clips:
+        _warn(f"from {start:g} s on there is room for {len(found)} of {clips} whole clips, so there are no more.")
+    return found
+
+
+def _warn(text: str) -> None:
+    # At the call of the user's: behind `_each`, `autoencode` and what called this.
+    warnings.warn(text, UserWarning, stacklevel=4)
 
 
 def _tell(advance: Advance | None, head: str, name: str, done: int, total: int) -> None:
@@ -101,12 +125,17 @@ class _Parts:
     rate: float
 
     @classmethod
-    def of(cls, model: Model) -> "_Parts":
+    def of(cls, model: Model, video: Any) -> "_Parts":
         """Raises `ModelError` for a model that is no autoencoder of clips."""
         spec = model.spec
-        back = {
-            str(kind.of_input): name for name, kind in spec.outputs.items() if kind.kind == "grid" and kind.of_input
-        }
+        back: dict[str, str] = {}
+        for name, kind in spec.outputs.items():
+            if kind.kind == "grid" and kind.of_input:
+                other = back.setdefault(kind.of_input, name)
+                if other != name:
+                    raise ModelError(
+                        f"outputs '{other}' and '{name}' both give '{kind.of_input}' back; autoencoding wants one."
+                    )
         videos, sounds = ([n for n, k in spec.inputs.items() if k.kind == kind] for kind in ("video", "audio"))
         if len(videos) != 1 or len(sounds) > 1 or not {*videos, *sounds} <= set(back):
             have = ", ".join(f"{name} ({kind.kind})" for name, kind in [*spec.inputs.items(), *spec.outputs.items()])
@@ -114,9 +143,20 @@ class _Parts:
                 "autoencoding wants a model with one video input, at most one audio input, and for each a grid output "
                 f"that names it (input: …), such as the preset perceiver-io-multimodal; this one has {have}."
             )
-        frames, heard = _kind(model, videos[0]).size[0], _kind(model, sounds[0]) if sounds else None
-        rate = 25.0 if heard is None else frames * heard.rate / heard.samples
+        shown, heard = _kind(model, videos[0]), _kind(model, sounds[0]) if sounds else None
+        rate = shown.rate or (frame_rate(video) if _is_film(video) else None)
+        # Nothing tells of an array how fast it is: as fast as frames and samples fit together.
+        rate = rate or (_USUAL if heard is None else shown.size[0] * heard.rate / heard.samples)
         return cls(model, videos[0], next(iter(sounds), None), back, rate)
+
+    def remarks(self, samples: Mapping[str, Sample]) -> Iterator[str]:
+        """Where a clip lacks its sound, or frames behind its end."""
+        if samples and self.sound and self.sound not in samples:
+            yield "there is no sound at that time, so the model does without."
+        if samples and samples[self.video].padding:
+            size = _kind(self.model, self.video).size
+            count = size[0] - samples[self.video].padding * size[0] // math.prod(size)
+            yield f"the video has {count} of the {size[0]} frames that the model reads; those behind its end are masked."
 
     @property
     def seconds(self) -> float:
@@ -146,11 +186,16 @@ def _kind(model: Model, name: str) -> Any:
 
 
 def _frames(video: Any, channels: int, count: int, rate: float, start: float) -> np.ndarray:
-    if is_file(video) and not (isinstance(video, (str, Path)) and Path(video).suffix.lower() == ".npy"):
+    if _is_film(video):
         return read_clip(video, channels, count, rate, start)
     array = load_npy(Path(video)) if isinstance(video, (str, Path)) else as_array(video, "the video")
     first = round(start * rate)
     return with_frames(array, channels, "the video")[first : first + count]
+
+
+def _is_film(video: Any) -> bool:
+    """Whether it is a file with times, and no array in one."""
+    return is_file(video) and not (isinstance(video, (str, Path)) and Path(video).suffix.lower() == ".npy")
 
 
 def _heard(video: Any, sound: Any, kind: Any, start: float) -> Sound | None:
@@ -199,11 +244,14 @@ def _joined(parts: _Parts, found: list[dict[str, Any]]) -> Autoencoded:
     psnr = {}
     for output in names:
         peak = getattr(model.spec.outputs[output], "peak", None)
-        error = float(np.square(again[output] - given[output].astype(np.float32)).mean())
+        # What is not known of a clip counts neither way.
+        apart = np.square(again[output] - given[output].astype(np.float32))
+        known = np.isfinite(apart)
+        error = float(apart[known].mean()) if known.any() else 0.0
         if peak is not None and error > 0:
             psnr[output] = 20 * math.log10(peak) - 10 * math.log10(error)
     classes = [name for name, kind in model.spec.outputs.items() if kind.kind == "category"]
-    rates = {output: float(getattr(_kind(model, name), "rate", parts.rate)) for output, name in names.items()}
+    rates = {output: float(_kind(model, name).rate or parts.rate) for output, name in names.items()}
     read = sum(math.prod(values.shape) for values in given.values())
     latents = len(found) * model.spec.latents.count * model.spec.latents.channels
     return Autoencoded(given, again, psnr, {n: [clip[n] for clip in found] for n in classes}, rates, (latents, read))

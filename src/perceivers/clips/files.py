@@ -17,15 +17,15 @@ _GAP = 4  # pixels between frames
 _GUESSES = 5
 
 
-def write_clips(found: Autoencoded, folder: Path) -> list[Path]:
+def write_clips(found: Autoencoded, folder: Path, overwrite: bool = False) -> list[Path]:
     """Write a clip that was given back into `folder`, which appears whole, and return its files.
 
     Of each output with frames NAME.gif (left what was shown, right what came back) and NAME.png (some frames: above
     what was shown, below what came back); of each sound NAME.wav and NAME-given.wav; and answers.json: the five
-    likeliest classes of each clip, and psnr in dB. A folder that is an earlier one is replaced; any other raises
-    `DataError`.
+    likeliest classes of each clip, and psnr in dB. With `overwrite` a folder that is an earlier one, and holds nothing
+    else, is replaced; any other that is not empty raises `DataError`.
     """
-    check_folder(folder)
+    check_folder(folder, overwrite)
     with replace_folder(folder) as new:
         for name, again in found.again.items():
             given = found.given[name]
@@ -46,11 +46,16 @@ def write_clips(found: Autoencoded, folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def check_folder(folder: Path) -> None:
-    """Raise `DataError` for a folder that holds anything but an earlier clip."""
+def check_folder(folder: Path, overwrite: bool = False) -> None:
+    """Raise `DataError` for a folder that holds something, which with `overwrite` may be an earlier clip alone."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if (folder.exists() and not folder.is_dir()) or (names and not names <= _written(folder / ANSWERS)):
         raise DataError(f"'{folder}' exists and is not a clip that was given back; give another folder.")
+    if names and not overwrite:
+        raise DataError(
+            f"'{folder}' is an earlier clip, and would be replaced; give another folder, or allow it by --overwrite "
+            "(overwrite=True)."
+        )
 
 
 def _written(answers: Path) -> set[str]:
@@ -64,9 +69,9 @@ def _written(answers: Path) -> set[str]:
 
 
 def _bytes(frames: np.ndarray) -> np.ndarray:
-    """(…, 3) uint8 of frames whose values run from 0 to 255, grey or RGB."""
-    whole = np.clip(np.rint(frames), 0, 255).astype(np.uint8)
-    return np.repeat(whole, 3, axis=-1) if whole.shape[-1] == 1 else whole
+    """(…, 3) uint8 of frames of 0 to 255: RGB, or the first channel as grey. What is unknown is 0."""
+    whole = np.clip(np.rint(np.nan_to_num(frames)), 0, 255).astype(np.uint8)
+    return whole if whole.shape[-1] == 3 else np.repeat(whole[..., :1], 3, axis=-1)
 
 
 def _moving(given: np.ndarray, again: np.ndarray, rate: float, path: Path) -> None:
@@ -103,5 +108,5 @@ def _sound(samples: np.ndarray, rate: float) -> bytes:
         file.setnchannels(samples.shape[1])
         file.setsampwidth(2)
         file.setframerate(round(rate))
-        file.writeframes(np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+        file.writeframes(np.rint(np.clip(np.nan_to_num(samples), -1, 1) * 32767).astype("<i2").tobytes())
     return buffer.getvalue()

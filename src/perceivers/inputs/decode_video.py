@@ -20,16 +20,19 @@ _CODED = {"video": "frames are", "audio": "sound is"}
 Ready = Callable[[np.ndarray], np.ndarray]
 
 
-def read_video(value: Any, channels: int, most: int, overflow: Overflow, ready: Ready) -> np.ndarray:
+def read_video(
+    value: Any, channels: int, most: int, overflow: Overflow, ready: Ready, rate: float | None = None
+) -> np.ndarray:
     """(T, H, W, channels) of at most `most` frames: uint8 for files and such arrays, float32 for others.
 
     `value`: a path, a file's bytes, an array, or a mapping with `bytes` or `path` (as Hugging Face tables hold). Only
-    the frames that `overflow` chooses are kept, each made `ready` at once. Raises `DataError`.
+    the frames that `overflow` chooses are kept, each made `ready` at once. rate: frames a second of what a file shows,
+    from its beginning; None: its frames as they come. Arrays are taken as they come. Raises `DataError`.
     """
     value = _of_mapping(value)
     if is_file(value):
         with opened(value, "video") as (file, what):
-            return _from_file(file, what, channels, most, overflow, ready)
+            return _from_file(file, what, channels, most, overflow, ready, rate)
     return _from_array(as_array(value, "the array"), "the array", channels, most, overflow, ready)
 
 
@@ -56,20 +59,16 @@ def read_clip(value: Any, channels: int, count: int, rate: float, start: float) 
     `value`: a path, a file's bytes, or a mapping with `bytes` or `path`. A frame is shown until the next begins; behind
     the end of the last one there are none. Raises `DataError`.
     """
-    with opened(_of_mapping(value), "video") as (file, what), opened_container(file, what, "video") as container:
-        stream = container.streams.video[0]
-        if start > 0:
-            # To the frame before that can be decoded by itself.
-            container.seek(round(start / stream.time_base) + (stream.start_time or 0), stream=stream)
-        found: list[np.ndarray] = []
-        shown: Any = None
-        for begin, frame in _timed(container, what, rate):
-            while shown is not None and len(found) < count and start + len(found) / rate < begin:
-                found.append(_upright(shown, channels))
-            shown = frame
-            if len(found) == count:
-                break
+    with opened(_of_mapping(value), "video") as (file, what):
+        found = list(_shown(file, what, count, rate, start, lambda frame: _upright(frame, channels)))
     return np.stack(found) if found else np.zeros((0, 0, 0, channels), np.uint8)
+
+
+def frame_rate(value: Any) -> float | None:
+    """Frames a second of a video file, in the mean; None where it does not tell. Raises `DataError`."""
+    with opened(_of_mapping(value), "video") as (file, what), opened_container(file, what, "video") as container:
+        average = container.streams.video[0].average_rate
+    return float(average) if average else None
 
 
 def with_frames(array: np.ndarray, channels: int, what: str) -> np.ndarray:
@@ -98,12 +97,44 @@ def _of_mapping(value: Any) -> Any:
     return next((value[key] for key in ("bytes", "path") if value.get(key) is not None), None)
 
 
-def _from_file(file: BinaryIO, what: str, channels: int, most: int, overflow: Overflow, ready: Ready) -> np.ndarray:
+def _shown(
+    file: BinaryIO, what: str, count: int, rate: float, start: float, ready: Callable[[Any], np.ndarray]
+) -> Iterator[np.ndarray]:
+    """What is shown at start, start + 1/rate, … seconds, `count` at most, made `ready` once for each frame."""
+    with opened_container(file, what, "video") as container:
+        stream = container.streams.video[0]
+        if start > 0:
+            # To the frame before that can be decoded by itself.
+            container.seek(round(start / stream.time_base) + (stream.start_time or 0), stream=stream)
+        given = 0
+        shown: Any = None
+        for begin, frame in _timed(container, what, rate):
+            made = None
+            while shown is not None and given < count and start + given / rate < begin:
+                made = ready(shown) if made is None else made
+                given += 1
+                yield made
+            shown = frame
+            if given == count:
+                break
+
+
+def _from_file(
+    file: BinaryIO, what: str, channels: int, most: int, overflow: Overflow, ready: Ready, rate: float | None
+) -> np.ndarray:
     array = array_in(file, what)
     if array is not None:
         return _from_array(array, what, channels, most, overflow, ready)
     if channels not in (1, 3):
         raise DataError(f"{what} gives grey or RGB frames, 1 or 3 channels, but the input takes {channels}.")
+    if rate is not None:
+        # One more tells whether there are too many.
+        shown = list(_shown(file, what, most + 1, rate, 0.0, lambda frame: ready(_upright(frame, channels))))
+        if len(shown) > most and overflow == "error":
+            raise _too_many(f"more than {most}", most, what)
+        if not shown:
+            raise _empty(what)
+        return np.stack(shown[:most])
     # Which frames are in the middle is known when all have been counted; they are not kept for that.
     count = sum(1 for _ in _decoded(file, what)) if overflow in ("middle", "spread") else None
     wanted = range(most) if count is None else _chosen(count, most, overflow, what)

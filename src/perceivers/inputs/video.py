@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from perceivers.elements import Elements
 from perceivers.errors import DataError
@@ -39,10 +39,22 @@ class VideoInput(ChannelInput):
     channels: PositiveInt = 3
     overflow: Overflow = "error"
     """A video of more frames: an error, only its beginning or middle, or frames spread evenly over all of it."""
+    rate: PositiveFloat | None = None
+    """Frames a second at which what a file shows is read, so that sound beside it keeps its pace; None: its frames as
+    they come. Arrays are read as they come."""
     resize: Resize = "none"
     """Frames of another size: an error, stretched, or scaled by the shorter side and cropped in the middle; bicubic."""
     lift: VideoLift = Pixels()
     position: Position = Field(default_factory=lambda: Fourier(bands=16))
+
+    @model_validator(mode="after")
+    def _rate_begins_at_the_beginning(self) -> Self:
+        if self.rate is not None and self.overflow in ("middle", "spread"):
+            raise ValueError(
+                f"with a rate a video is read from its beginning, so overflow: {self.overflow} cannot be; set "
+                "overflow: truncate or error, or leave rate out"
+            )
+        return self
 
     @classmethod
     def drafted(cls, why: str, facts: Mapping[str, Any], rows: int) -> tuple[str, dict[str, Any]]:
@@ -81,6 +93,7 @@ class VideoInput(ChannelInput):
             frames,
             self.overflow,
             lambda pixels: resized(pixels, (height, width), self.resize, "the video"),
+            self.rate,
         )
         least = self.lift.size[0] if isinstance(self.lift, Patches) else 1
         if len(values) < min(least, frames):

@@ -126,6 +126,7 @@ _MULTIMODAL: dict[str, Any] = {
         "image": {
             "kind": "video",
             "size": [16, 224, 224],
+            "rate": 25,
             "overflow": "truncate",
             "resize": "cut_first",
             "mean": [0.0, 0.0, 0.0],

@@ -41,7 +41,7 @@ from perceivers.nn.position import FourierPosition, LearnedPosition
 TOKENIZER = "tokenizer_config.json"
 # Settings that change nothing of what a trained model computes, or that stand in the other files.
 _FREE = {
-    "inputs": ("mean", "std", "size", "resize", "nan", "overflow", "length", "columns", "resample", "mix"),
+    "inputs": ("mean", "std", "size", "resize", "nan", "overflow", "length", "columns", "resample", "mix", "rate"),
     "outputs": ("classes", "mask", "weight", "label_smoothing", "loss", "columns", "input", "peak", "sampled"),
     "latents": (),
     "encoder": ("dropout", "padding"),
