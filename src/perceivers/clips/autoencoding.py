@@ -156,7 +156,7 @@ class _Parts:
         if samples and samples[self.video].padding:
             size = _kind(self.model, self.video).size
             count = size[0] - samples[self.video].padding * size[0] // math.prod(size)
-            yield f"the video has {count} of the {size[0]} frames that the model reads; those behind its end are masked."
+            yield f"the video has {count} of the {size[0]} frames that the model reads; those that lack are masked."
 
     @property
     def seconds(self) -> float:
