@@ -11,7 +11,7 @@ import perceivers
 from perceivers.models.build import build
 from perceivers.models.model import Model
 from perceivers.models.presets import PRESETS
-from perceivers.nn.attention import module, planner
+from perceivers.nn.attention import module
 from perceivers.nn.generation import Sampling
 from perceivers.nn.lifted import AxisTables
 
@@ -77,10 +77,14 @@ def test_paths_without_keys_agree_there_with_the_plain_one(name, monkeypatch):
     samples = samples_of(model.spec, 2)
     with torch.no_grad():
         (plain,) = model(samples).values()
-        monkeypatch.setattr(planner, "ROOM", 0)
-        monkeypatch.setattr(planner, "FEWEST_ELEMENTS", 1)
+        model.encoder.save_memory(True, False)
+        monkeypatch.setattr(module, "has_room", lambda *_: False)
+        read, taken = module.attend_lifted, []
+        monkeypatch.setattr(module, "attend_lifted", lambda *given: taken.append(given[2]) or read(*given))
         monkeypatch.setattr(module, "asks_by_tables", lambda queries, *_: isinstance(queries.position, AxisTables))
         (apart,) = model(samples).values()
+    assert taken
+    assert all(path != "plain" for paths in taken for path in paths)
     torch.testing.assert_close(apart, plain, rtol=1e-10, atol=1e-12)
 
 

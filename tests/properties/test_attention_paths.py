@@ -1,6 +1,7 @@
 """The paths without keys equal the plain twin, forward and backward, whatever the shapes, masks, chunks and inputs."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -195,11 +196,13 @@ class TestPlanner:
         assert choose_paths([PartShape(50176, 261, streamed=True)], asking, roomy=True) is not None
 
     def test_room_is_an_accelerators(self, monkeypatch):
-        assert not planner.has_room(torch.zeros(1), 1, 1, 1, 1)
-        like = torch.zeros(3, 1, device="meta")
-        for memory, roomy in ((8 * 3 * 4 * (100 * 50 + 2 * 2 * 7 * 100), True), (8 * 3 * 4 * 100 * 50, False)):
-            monkeypatch.setattr(planner, "device_memory", lambda device, memory=memory: memory)
-            assert planner.has_room(like, 100, 7, 50, 2) is roomy
+        asking = Asking(queries=7, channels=11, qk=30, v=20, heads=2)
+        assert not planner.has_room(torch.zeros(1), 1, asking)
+        like, needed = torch.zeros(3, 1, device="meta"), 3 * 4 * 100 * (2 * 11 + 30 + 20 + 2 * 2 * 7)
+        for training, share in ((False, 8), (True, 16)):
+            for memory, roomy in ((share * needed, True), (share * needed - 1, False)):
+                monkeypatch.setattr(planner, "device_memory", lambda device, memory=memory: memory)
+                assert planner.has_room(like, 100, replace(asking, training=training)) is roomy
 
     def test_half_precision_and_shapes_without_data_are_read_plainly(self):
         assert planner.reads_apart(torch.zeros(1))

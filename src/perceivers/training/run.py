@@ -192,8 +192,10 @@ def _save_memory(model: Model, recipe: Recipe, reporter: Reporter) -> None:
             f"training needs {made.memory.training / 1e9:.3g} GB by estimate, more than training.memory_budget = "
             f"{budget:g} GB, even with all that can be computed again; {cure}, or raise the budget."
         )
-    model.encoder.save_memory(made.flat, made.recompute)
-    changes = [*["keys and values by chunks"] * made.flat, *["latent blocks computed again"] * made.recompute]
+    # The estimate is of a processor's paths; an accelerator would make keys and values where it has room for them.
+    flat = made.flat or _accelerator(recipe.training.accelerator) == "gpu"
+    model.encoder.save_memory(flat, made.recompute)
+    changes = [*["keys and values by chunks"] * flat, *["latent blocks computed again"] * made.recompute]
     reporter.note(
         f"memory: {made.memory.training / 1e9:.3g} of {budget:g} GB by estimate; {', '.join(changes) or 'as is'}"
     )

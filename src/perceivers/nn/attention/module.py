@@ -86,8 +86,7 @@ class Attention(nn.Module):
             training = torch.is_grad_enabled() and query.requires_grad
             asking = Asking(query.shape[1], channels, *widths, self.heads, training)
             count = sum(shape.elements for shape in shapes)
-            roomy = has_room(query, count, query.shape[1], sum(widths), self.heads)
-            paths = choose_paths(shapes, asking, self.flat, roomy)
+            paths = choose_paths(shapes, asking, self.flat, has_room(query, count, asking))
         if paths is None:
             readable = None if elements.mask is None else elements.mask[:, None]
             return self._read(query, norm(elements.joined), readable)
@@ -104,8 +103,10 @@ class Attention(nn.Module):
         widths = self.query.out_features, self.value.out_features
         count, keys = queries.content.shape[1], elements.shape[1]
         by_tables = asks_by_tables(queries, keys, queries.channels, *widths, self.heads) and reads_apart(elements)
+        training = torch.is_grad_enabled() and elements.requires_grad
         # Here it is the queries that are many, and the answers as wide as values.
-        if by_tables and not has_room(elements, count, keys, sum(widths), self.heads):
+        asking = Asking(keys, queries.channels, *widths, self.heads, training)
+        if by_tables and not has_room(elements, count, asking):
             keys, values = self.key(elements), self.value(elements)
             return ask_grid(queries, keys, values, norm, self.query, self.output, self.heads)
         mask = None if queries.mask is None else queries.mask[..., None].expand(-1, -1, elements.shape[1])

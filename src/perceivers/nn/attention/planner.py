@@ -24,8 +24,9 @@ Path = Literal["plain", "absorbed", "factorised", "projected"]
 # Below so many elements keys and values are small, and one fused kernel is as good as several calls [benchmarks].
 FEWEST_ELEMENTS = 512
 WITHOUT_FLOAT64 = ("mps",)
-# Keys, values and scores of all elements have room on an accelerator while they take no more of its whole memory.
-ROOM = 1 / 8
+# Elements, keys, values and scores have room on an accelerator while a cross-attend takes no more of its whole memory:
+# in use, and in training, where those of every cross-attend are kept until the backward pass.
+ROOM = {False: 1 / 8, True: 1 / 16}
 
 # Nanoseconds on two cores (AVX-512, float32) of: a multiply-add of projections (factorised: of the tables), one of the
 # attention, a score, an element's number that is read and written, a chunk (factorised: a tile), the call.
@@ -131,15 +132,17 @@ def choose_paths(
     return paths if apart < nanoseconds(PartShape(elements, asking.channels), "plain", asking) else None
 
 
-def has_room(like: Tensor, keys: int, queries: int, wide: int, heads: int) -> bool:
-    """Whether the device of `like` (B, …) is an accelerator on which keys, values and scores at once take little.
+def has_room(like: Tensor, elements: int, asking: Asking) -> bool:
+    """Whether the device of `like` (B, …) is an accelerator on which reading so many elements plainly takes little.
 
-    wide: widths of keys and values together. Scores are counted twice, as torch's plain kernel makes them.
+    Counted are the elements, joined and normed, their keys and values, and scores twice, as torch's plain kernel makes
+    them.
     """
     if like.device.type == "cpu":
         return False
-    numbers = like.shape[0] * (keys * wide + 2 * heads * queries * keys)
-    return numbers * like.element_size() <= ROOM * device_memory(like.device)
+    each = 2 * asking.channels + asking.qk + asking.v + 2 * asking.heads * asking.queries
+    numbers = like.shape[0] * elements * each
+    return numbers * like.element_size() <= ROOM[asking.training] * device_memory(like.device)
 
 
 @functools.cache
