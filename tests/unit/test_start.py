@@ -95,6 +95,43 @@ class TestBeginning:
         assert equal(own, other, "encoder")
         assert f"  {said}: its weights were found with that" in told
 
+    def test_so_are_settings_of_inputs_and_outputs(self, tmp_path):
+        photo = {
+            "kind": "image",
+            "size": [8, 8],
+            "mean": [0] * 3,
+            "std": [1] * 3,
+            "position": {"kind": "fourier", "bands": 2, "resolution": [8, 8]},
+        }
+        pair = {"kind": "image_pair", "size": [16, 16], "columns": ["one", "two"]}
+        # Without weights of its own, and with.
+        there = spec(inputs__photo=photo, inputs__pair=pair, outputs={"flow": {"kind": "flow", "input": "pair"}})
+        here = json.loads(json.dumps(there))
+        here["inputs"]["photo"]["position"]["resolution"] = [9, 8]
+        here["inputs"]["pair"]["columns"] = ["first", "second"]
+        here["outputs"]["flow"]["rescale"] = 3
+        told = started(tmp_path, here, there)[2]
+        assert (
+            "  inputs.photo.position.resolution is [9.0, 8.0] here and [8.0, 8.0] there: its weights found with that"
+            in told
+        )
+        assert "  outputs.flow.rescale is 3.0 here and " in told
+        assert "columns" not in told
+
+    def test_long_values_are_not_shown(self, tmp_path):
+        said = started(tmp_path, spec(inputs__facts__mean=[41]))[2]
+        assert "inputs.facts.mean is [41.0] here and [40.0] there" in said
+        columns = [f"c{n}" for n in range(20)]
+        facts = {"kind": "number", "columns": columns, "channels": 8, "std": [1] * 20}
+        here, there = (spec(inputs={"facts": {**facts, "mean": [mean] * 20}}) for mean in (3, 4))
+        said = started(tmp_path, here, there)[2]
+        assert "inputs.facts.mean is another there: its weights were found with that" in said
+
+    def test_of_many_tensors_of_other_shapes_three_are_named(self, tmp_path):
+        told = started(tmp_path, spec(encoder__self_attend={"heads": 2, "widening": 2}, latents__count=5))[2]
+        assert sum(line.endswith(" there") for line in told.splitlines()) == 3
+        assert "  and 1 more of another shape" in told
+
     def test_what_only_training_reads_is_not_told(self, tmp_path):
         assert " there: " not in started(tmp_path, spec(encoder__dropout=0.1))[2]
 

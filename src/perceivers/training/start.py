@@ -23,7 +23,12 @@ _SHOWN = 3
 _TRAINING_ONLY = {"dropout", "token_dropout", "latent_dropout", "drop_path", "masking", "train_latents"}
 _SIZES = {"layers", "latents", "channels", "qk_channels", "v_channels", "widening", "cross_widening", "self_widening"}
 _MORE_SIZES = {"padding", "output_channels", "embedding_channels", "project_positions", "qkv_bias", "norm"}
-_TOLD_ELSEWHERE = _TRAINING_ONLY | _SIZES | _MORE_SIZES
+# Of inputs and outputs also: what is done with what lacks or is too much, where a value is found, how loss is counted.
+_TOLERANCES = {"nan", "overflow", "columns", "input", "mask"}
+_LOSSES = {"weight", "loss", "label_smoothing", "z_loss", "sampled", "mask_queries", "peak", "backward"}
+_TOLD_ELSEWHERE = _TRAINING_ONLY | _SIZES | _MORE_SIZES | _TOLERANCES | _LOSSES
+# A value of more characters is not shown.
+_LONGEST = 60
 
 
 @dataclass(frozen=True)
@@ -96,30 +101,53 @@ def begin_with(model: Model, start: Start) -> tuple[str, ...]:
     ]
     hints = _hints(own, taken, start)
     if not any(name.startswith(("inputs.", "encoder.", "core.")) for name in taken):
-        why = "; ".join(other[:_SHOWN]) or "no part of it has a name and kind of this one's"
+        why = "; ".join(_first(other)) or "no part of it has a name and kind of this one's"
         raise ModelError(
             f"training.start_from: nothing of '{start.folder}' fits this model: {why}.{' '.join(['', *hints])} Take "
             "the sizes of its spec.json for latents, encoder and the inputs that both have, or leave start_from out."
         )
     model.load_state_dict(taken, strict=False)
-    differing = _differences(model.spec, start.spec, {_part(name) for name in taken})
-    return (*_told(own, taken, start), *(f"  {text}" for text in (*other[:_SHOWN], *differing, *hints)))
+    # Inputs and outputs without weights, as pixels with Fourier positions, are begun with by those that read them.
+    begun = {_part(name) for name in taken} | {part for part in alike if "." in part}
+    differing = _differences(model.spec, start.spec, begun)
+    return (*_told(own, taken, start), *(f"  {text}" for text in (*_first(other), *differing, *hints)))
+
+
+def _first(other: list[str]) -> list[str]:
+    """Those that a message shows, and how many more there are."""
+    more = len(other) - _SHOWN
+    return [*other[:_SHOWN], *[f"and {more} more of another shape"] * (more > 0)]
 
 
 def _differences(own: Spec, other: Spec, taken: set[str]) -> list[str]:
     """A line for each setting of what is begun with that its weights were not found with, and that no shape tells."""
-    lines = []
-    for part in ("encoder", "decoder"):
-        # An autoregressive encoder's module is the whole `core`.
-        if part in taken or (part == "encoder" and "core" in taken):
-            here, there = (_flat(part, getattr(spec, part).model_dump(mode="json")) for spec in (own, other))
-            both = [name for name in here if name in there and here[name] != there[name]]
-            lines += [
-                f"{name} is {here[name]} here and {there[name]} there: its weights were found with that"
-                for name in both
-                if name.rpartition(".")[2] not in _TOLD_ELSEWHERE and "masking" not in name
-            ]
-    return lines
+    # An autoregressive encoder's module is the whole `core`.
+    begun = taken | ({"encoder"} if "core" in taken else set())
+    here, there = (_settings_of(spec, begun) for spec in (own, other))
+    return [
+        f"{name} {_apart(here[name], there[name])}: its weights were found with that"
+        for name in here
+        if name in there
+        and here[name] != there[name]
+        and not _TOLD_ELSEWHERE & {name.rpartition(".")[2]}
+        and not {"augmentation", "masking"} & set(name.split("."))
+    ]
+
+
+def _settings_of(spec: Spec, parts: set[str]) -> dict[str, Any]:
+    """Dotted name → value of the settings of those parts."""
+    kinds: dict[str, Any] = {"encoder": spec.encoder, "decoder": spec.decoder}
+    kinds |= {f"inputs.{name}": kind for name, kind in spec.inputs.items()}
+    kinds |= {f"outputs.{name}": kind for name, kind in spec.outputs.items()}
+    found: dict[str, Any] = {}
+    for name, kind in kinds.items():
+        found |= _flat(name, kind.model_dump(mode="json")) if name in parts else {}
+    return found
+
+
+def _apart(here: Any, there: Any) -> str:
+    """How two values differ, if that is short enough to show."""
+    return f"is {here} here and {there} there" if len(f"{here}{there}") <= _LONGEST else "is another there"
 
 
 def _flat(name: str, data: Any) -> dict[str, Any]:
