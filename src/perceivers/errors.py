@@ -15,6 +15,9 @@ All are `ValueError`s, so callers that catch `ValueError` keep working. `assert`
 import difflib
 from collections.abc import Iterable
 
+# Fewer letters are part of too many names.
+_WORD = 4
+
 
 class PerceiversError(ValueError):
     """Base of every error that a user can put right."""
@@ -68,6 +71,9 @@ def near_miss(name: str, known: Iterable[str]) -> str:
     for other in (str(other) for other in known if type(other) is not type(name) or other != name):
         alike.setdefault(other.casefold(), []).append(other)
     close = difflib.get_close_matches(given.casefold(), alike, n=1, cutoff=0.6)
+    if not close and len(given) >= _WORD:
+        # A part of a name, as `imagenet`.
+        close = sorted((other for other in alike if given.casefold() in other), key=len)[:1]
     if not close:
         return ""
     best = max(alike[close[0]], key=lambda other: difflib.SequenceMatcher(None, given, other).ratio())

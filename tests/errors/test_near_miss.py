@@ -15,6 +15,12 @@ from perceivers.errors import near_miss
         ("label", ["LABEL", "Label"], "Label"),
         ("latnets", ["latents"], "latents"),
         (7, ["7", "8"], "7"),
+        # A part of a name: the shortest that has it.
+        (
+            "ImageNet",
+            ["perceiver-io-imagenet-conv", "perceiver-imagenet-fourier-2", "perceiver-io-flow"],
+            "perceiver-io-imagenet-conv",
+        ),
     ],
 )
 def test_close_names(name, known, meant):

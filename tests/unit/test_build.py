@@ -181,3 +181,9 @@ def test_an_incomplete_spec_is_not_built():
         build("perceiver")
     with pytest.raises(SpecError, match="spec: expected a mapping"):
         build(["perceiver"])
+
+
+@pytest.mark.parametrize("device", ["metta", "cuda:99", "cup"])
+def test_a_device_that_is_not_there(device):
+    with pytest.raises(SpecError, match=f"there is no device '{device}' here"):
+        build("perceiver-io-language", device=device)

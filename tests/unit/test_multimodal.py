@@ -69,6 +69,9 @@ def test_answers_chunks_and_points(model):
     torch.testing.assert_close(some["audio"][0, 0], whole["audio"][0, 48:64, 0], rtol=1e-5, atol=1e-6)
     with pytest.raises(DataError, match="points are numbers of cells from 0 to 255; got 256"):
         model.decode(latents, points={"image": [256]})
+    for wrong in ([0.5], ["1"], [[0], [1, 2]], [True], None):
+        with pytest.raises(DataError, match="points of output 'image' are numbers of cells, such as"):
+            model.decode(latents, points={"image": wrong})
     with pytest.raises(DataError, match="unknown output whose points can be asked for 'label'"):
         model.decode(latents, points={"label": [0]})
 

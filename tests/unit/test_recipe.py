@@ -353,7 +353,7 @@ def test_a_preset_is_planned_and_built_by_name_and_with_changes():
     name, smaller = "perceiver-io-language", {"preset": "perceiver-io-language", "encoder": {"layers": 2}}
     assert plan(name).parameters == plan({"preset": name}).parameters == preset(name).parameters
     assert plan(smaller).parameters < plan(name).parameters
-    assert build(name, "meta").spec == preset(name).build_spec()
+    assert build(name, "meta").spec == of_preset(name).model == preset(name).build_spec()
     assert build(smaller, "meta").spec == of_preset(smaller).model
 
 
@@ -368,6 +368,12 @@ def test_the_recipe_of_a_run_writes_the_preset_out(tmp_path):
     [
         ({"preset": "perceiver-io-imagenet-con"}, "Did you mean 'perceiver-io-imagenet-conv'"),
         ({"preset": 3}, "model.preset is 3; it names a preset"),
+        ("perceiver-io-imagenet-con", "Did you mean 'perceiver-io-imagenet-conv'"),
+        ({"preste": "perceiver-io-imagenet-conv"}, "model: unknown key 'preste'. Did you mean 'preset'?"),
+        (
+            {"preset": "perceiver-io-imagenet-conv", "outputs": {"lable": None}},
+            "unknown output to take away from perceiver-io-imagenet-conv: 'lable'. Did you mean 'label'?",
+        ),
         ({"preset": "perceiver-io-imagenet-conv", "latent": {}}, "model.latent: unknown key"),
         ({"preset": "perceiver-io-imagenet-conv", "inputs": 3}, "model.inputs"),
     ],

@@ -111,10 +111,8 @@ class TestBeginning:
         here["inputs"]["pair"]["columns"] = ["first", "second"]
         here["outputs"]["flow"]["rescale"] = 3
         told = started(tmp_path, here, there)[2]
-        assert (
-            "  inputs.photo.position.resolution is [9.0, 8.0] here and [8.0, 8.0] there: its weights found with that"
-            in told
-        )
+        found = ": its weights were found with that"
+        assert f"  inputs.photo.position.resolution is [9.0, 8.0] here and [8.0, 8.0] there{found}" in told
         assert "  outputs.flow.rescale is 3.0 here and " in told
         assert "columns" not in told
 

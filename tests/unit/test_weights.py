@@ -15,6 +15,7 @@ import perceivers
 from perceivers.errors import ModelError, SpecError
 from perceivers.models import tensor_file, weights
 from perceivers.models.build import build
+from perceivers.models.device import checked_device
 from perceivers.models.model import Trained
 from perceivers.models.weights import is_model, load, save
 
@@ -310,9 +311,9 @@ def test_the_devices_that_are_there(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     for name in ("cpu", "cuda", "cuda:1"):
-        assert weights.checked_device(name) == weights.checked_device(torch.device(name)) == torch.device(name)
+        assert checked_device(name) == checked_device(torch.device(name)) == torch.device(name)
     with pytest.raises(SpecError, match=r"there is no device 'cuda:2' here\..* Devices: cpu, cuda, cuda:0, cuda:1"):
-        weights.checked_device("cuda:2")
+        checked_device("cuda:2")
 
 
 def test_a_run_folder_is_loaded_by_its_model(folder, tmp_path):

@@ -10,6 +10,7 @@ from perceivers.errors import SpecError
 from perceivers.inputs import Input
 from perceivers.models.autoregressive import build_autoregressive
 from perceivers.models.build_hierarchical import ACTIVATION, build_hierarchical
+from perceivers.models.device import checked_device
 from perceivers.models.fusion import Fusion
 from perceivers.models.model import Model
 from perceivers.models.presets import spec_of
@@ -28,9 +29,11 @@ def build(spec: "str | Spec | Mapping[str, Any]", device: torch.device | str = "
     `spec`: a `Spec`, plain data of its shape, or a preset's name; the data may name a `preset` to change.
     `device='meta'` gives shapes and counts at once, without memory. `seed` fixes the draw and leaves
     torch's global generator as it was; None draws from that generator.
-    Raises `SpecError` for a spec that cannot be understood or is not complete.
+    Raises `SpecError` for a spec that cannot be understood or is not complete, and for a device that is not there.
     """
     spec = spec_of(spec)
+    if str(device) != "meta":
+        device = checked_device(device)
     if seed is None:
         with torch.device(device):
             return _build(spec)

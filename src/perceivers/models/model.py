@@ -267,7 +267,7 @@ class Model(nn.Module):
             if name not in names or not self.spec.outputs[name].parted:
                 known = [n for n in names if self.spec.outputs[n].parted]
                 raise unknown("output whose points can be asked for", name, known, DataError)
-        chosen = {name: torch.as_tensor(cells, device=self.device).long() for name, cells in points.items()}
+        chosen = {name: _numbers(name, cells).to(self.device) for name, cells in points.items()}
         shared = Context(size, dict(self.inputs.items()), read, None, latents)
         return {name: shared._replace(points=chosen.get(name)) for name in names}
 
@@ -356,3 +356,15 @@ class Model(nn.Module):
         from perceivers.models.weights import save
 
         return save(self, Path(folder))
+
+
+def _numbers(name: str, cells: Any) -> Tensor:
+    """The numbers of the cells of an output to ask for. Raises `DataError` for what holds no whole numbers."""
+    try:
+        found = torch.as_tensor(cells)
+    except (TypeError, ValueError, RuntimeError):
+        found = None
+    whole = found is not None and (found.numel() == 0 or not (found.is_floating_point() or found.is_complex()))
+    if found is None or not whole or found.dtype == torch.bool:
+        raise DataError(f"points of output '{name}' are numbers of cells, such as [0, 17]; got {cells!r:.80}.")
+    return found.long()

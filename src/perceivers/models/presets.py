@@ -263,10 +263,9 @@ PRESETS: dict[str, Preset] = {
 
 def _varied(variant: Variant) -> Preset:
     """The preset that a variant describes."""
-    spec = _merged(PRESETS[variant.base].spec, variant.changes)
     paper = {"P1": P1, "P2": P2}[variant.paper]
     facts = (variant.parameters, paper, variant.table, variant.result, UNRELEASED, variant.gflops)
-    return Preset(variant.name, _without_null(spec), *facts)
+    return Preset(variant.name, _changed(PRESETS[variant.base], variant.changes, {}), *facts)
 
 
 def presets() -> dict[str, Preset]:
@@ -286,14 +285,14 @@ def with_preset(data: Mapping[str, Any]) -> dict[str, Any]:
 
     Mappings are merged key by key; one of another `kind` takes the place of the preset's, and so does any other value;
     null takes an input or an output away. A `kind` that the preset leaves to its default is that kind. Raises
-    `SpecError` for a preset that does not exist.
+    `SpecError` for a preset, and for an input or output to take away, that does not exist.
     """
     name = data["preset"]
     if not isinstance(name, str):
         raise SpecError(f"model.preset is {name!r}; it names a preset, such as {next(iter(PRESETS))}.")
     changes = {key: value for key, value in data.items() if key != "preset"}
     found = preset(name)
-    return _without_null(_merged(found.spec, changes, found.build_spec().model_dump(mode="json")))
+    return _changed(found, changes, found.build_spec().model_dump(mode="json"))
 
 
 def spec_of(what: "str | Spec | Mapping[str, Any]") -> Spec:
@@ -308,14 +307,24 @@ def spec_of(what: "str | Spec | Mapping[str, Any]") -> Spec:
     return as_spec(what)
 
 
-def _without_null(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The spec without the inputs and outputs that were taken away."""
-    groups = {name: spec[name] for name in ("inputs", "outputs") if isinstance(spec[name], Mapping)}
-    return {**spec, **{name: {k: v for k, v in group.items() if v is not None} for name, group in groups.items()}}
+def _changed(base: Preset, changes: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec of `base` with `changes`, without the inputs and outputs that they take away.
+
+    whole: that spec with every default written out, which tells the kinds left out; needed where changes give one.
+    """
+    spec = _merged(base.spec, changes, whole)
+    for name in ("inputs", "outputs"):
+        if isinstance(spec[name], Mapping):
+            gone = [key for key, value in spec[name].items() if value is None]
+            strange = [key for key in gone if key not in base.spec[name]]
+            if strange:
+                raise unknown(f"{name[:-1]} to take away from {base.name}:", strange[0], base.spec[name])
+            spec[name] = {key: value for key, value in spec[name].items() if key not in gone}
+    return spec
 
 
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any], whole: Any = None) -> dict[str, Any]:
-    """`base` with `changes` put in. whole: `base` with every default written out, which tells the kinds left out."""
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any], whole: Any) -> dict[str, Any]:
+    """`base` with `changes` put in, where `whole` tells the kinds that `base` leaves out."""
     whole = whole if isinstance(whole, Mapping) else {}
     found = dict(base)
     for key, value in changes.items():

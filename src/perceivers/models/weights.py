@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from perceivers.atomic import replace_folder
 from perceivers.errors import ModelError, SpecError, near_miss
 from perceivers.models.build import build, fill
+from perceivers.models.device import checked_device
 from perceivers.models.model import SELDOM, Model, Trained
 from perceivers.models.spec import EncoderSpec, Spec, as_spec
 from perceivers.models.tensor_file import read_header, read_tensors
@@ -147,24 +148,6 @@ def _as_saved(folder: Path) -> Iterator[Saved]:
         raise
     found = {"bytes": (folder / WEIGHTS).stat().st_size, "sha256": sha256()}
     _check_entry(folder / WEIGHTS, entry, found)
-
-
-def checked_device(device: torch.device | str) -> torch.device:
-    """The device of that name. Raises `SpecError` with those that exist when it is none, or not on this machine."""
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        found = None
-    known = ["cpu"]
-    if torch.accelerator.is_available():
-        kind = torch.accelerator.current_accelerator()
-        assert kind is not None, "there is one"
-        known += [kind.type, *(f"{kind.type}:{number}" for number in range(torch.accelerator.device_count()))]
-    if found is None or str(found) not in known:
-        raise SpecError(
-            f"there is no device '{device}' here.{near_miss(str(device), known)} Devices: {', '.join(known)}."
-        )
-    return found
 
 
 def is_model(folder: Path) -> bool:

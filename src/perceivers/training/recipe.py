@@ -97,8 +97,15 @@ class EvaluationSettings(Settings):
 
 
 def _spec_data(model: Any) -> Any:
-    """A model that names a preset, written out."""
-    return with_preset(model) if isinstance(model, Mapping) and "preset" in model else model
+    """A model that is or names a preset, written out."""
+    if isinstance(model, str):
+        return with_preset({"preset": model})
+    if not isinstance(model, Mapping) or "preset" in model:
+        return with_preset(model) if isinstance(model, Mapping) else model
+    meant = [key for key in model if key not in Spec.model_fields and near_miss(key, ["preset"])]
+    if meant:
+        raise ValueError(f"unknown key '{meant[0]}'. Did you mean 'preset'?")
+    return model
 
 
 class Recipe(Settings):
@@ -188,7 +195,7 @@ def recipe_schema() -> dict[str, Any]:
     """The JSON Schema of recipes, for editors. Committed as recipes/recipe.schema.json."""
     schema = Recipe.model_json_schema()
     of_preset = {"type": "object", "properties": {"preset": {"type": "string"}}, "required": ["preset"]}
-    schema["properties"]["model"] = {"anyOf": [schema["properties"]["model"], of_preset]}
+    schema["properties"]["model"] = {"anyOf": [schema["properties"]["model"], of_preset, {"type": "string"}]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
