@@ -13,7 +13,7 @@ from perceivers.inputs.decode import read_image
 from perceivers.models.model import Model
 from perceivers.models.weights import load
 
-OVERLAP = 20  # pixels that two tiles share at least
+OVERLAP = 20  # pixels that two tiles share at least; of smaller tiles half of a side
 Advance = Callable[[str, int, int], None]
 
 
@@ -24,8 +24,9 @@ def optical_flow(
 
     model: one whose only input is an `image_pair` and whose output is a `flow`, or its directory. first, second: paths,
     bytes or arrays (H, W, C) of one size, 0–255. Larger images than the model's are cut into tiles that overlap by 20
-    pixels or more; where tiles overlap, each counts by the distance to its own edge. A side shorter than the tile's is
-    filled up with its last pixels, whose flow is cut off again. Raises `DataError` and `ModelError`.
+    pixels or more (those of less than 40 by half of their side); where tiles overlap, each counts by the distance to
+    its own edge. A side shorter than the tile's is filled up with its last pixels, whose flow is cut off again. Raises
+    `DataError` and `ModelError`.
     """
     model = model if isinstance(model, Model) else load(model, device)
     kind, output = _settings(model)
@@ -58,7 +59,7 @@ def tiles(height: int, width: int, size: tuple[int, int]) -> Counter[tuple[int, 
     another's place, that tile counts twice. The notebook moves the last of an axis only, so it reads fewer sizes.
     """
     rows, columns = (
-        [min(start, whole - tile) for start in range(0, whole, tile - OVERLAP)]
+        [min(start, whole - tile) for start in range(0, whole, tile - min(OVERLAP, tile // 2))]
         for whole, tile in ((height, size[0]), (width, size[1]))
     )
     return Counter((row, column) for row in rows for column in columns)
@@ -97,8 +98,6 @@ def _settings(model: Model) -> tuple[Any, str]:
             "optical flow wants a model whose only input is an image_pair and whose only output is a flow, such as the "
             "preset perceiver-io-flow."
         )
-    if min(inputs[0].size) <= OVERLAP:
-        raise ModelError(f"the model reads {inputs[0].size}: tiles must be larger than their overlap of {OVERLAP}.")
     return inputs[0], flows[0]
 
 

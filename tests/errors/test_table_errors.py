@@ -98,6 +98,9 @@ class TestDelimited:
         text = 'a,b\n1,"two\nlines"\n\n3,4,5\n'
         refused(written(tmp_path / "a.csv", text), "row 2 (line 5)", "wanted 2 cells", "got 3", "quotation marks")
 
+    def test_lines_above_the_header_are_counted(self, tmp_path):
+        refused(written(tmp_path / "a.csv", "\n\na\n1\n2,3\n"), "row 2 (line 5)", "wanted 1 cells", "got 2")
+
     def test_short_line(self, tmp_path):
         refused(written(tmp_path / "a.tsv", "a\tb\n1\t2\n3\n"), "row 2 (line 3)", "wanted 2 cells", "got 1")
 

@@ -74,13 +74,14 @@ def _read(path: Path, delimiter: str) -> dict[str, Column]:
     if header is None:
         raise DataError(f"{path}: the file is empty. Its first line must name the columns.")
     _check_header(path, header, delimiter)
+    arrows = data
     if len(header) == 1:  # there Arrow shall keep blank lines, but those above the header are no name
-        data = data.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
+        arrows = data.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
     if data.count(b'"') % 2:  # Arrow would silently take all that follows an open quotation mark for one cell
         _check_records(path, data, delimiter)
     try:
         table = arrow_csv.read_csv(
-            pa.BufferReader(data),
+            pa.BufferReader(arrows),
             read_options=arrow_csv.ReadOptions(block_size=min(len(data) + 1, _LONGEST_ROW)),
             parse_options=arrow_csv.ParseOptions(
                 delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=len(header) > 1
