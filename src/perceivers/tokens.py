@@ -69,7 +69,9 @@ def whole_ids(value: Any, reserved: int, vocabulary: int, special: str) -> np.nd
     # Whole numbers beyond 64 bits are objects.
     huge = array.dtype == object and all(isinstance(n, int) for n in array.reshape(-1).tolist())
     if array.dtype.kind not in "iu" and not huge and array.size:
-        raise DataError(f"got a {type(value).__name__} that holds no whole numbers; give a list of token ids.")
+        raise DataError(
+            f"got a {type(value).__name__} that holds no whole numbers; give a list of token ids, such as [17, 311]."
+        )
     ids = array.reshape(-1)
     wrong = ((ids < reserved) | (ids >= vocabulary)).astype(bool)
     if wrong.any():
@@ -87,4 +89,4 @@ def _parsed(text: str) -> Any:
             "[" + ",".join(text.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()) + "]"
         )
     except ValueError:
-        raise DataError(f"{text[:60]!r} is no list of token ids; write them as [5, 17] or 5 17.") from None
+        raise DataError(f"{text[:60]!r} is no list of token ids; write them as [17, 311] or 17 311.") from None

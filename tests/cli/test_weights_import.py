@@ -52,6 +52,10 @@ def test_verify(call, tmp_path):
     assert done.code == 2
     assert "is no recording" in done.err
     assert done.out == ""
+    Path("damaged.npz").write_text("no zip")
+    done = call("weights", "verify", "damaged.npz")
+    assert done.code == 2
+    assert done.err.startswith("not verified: 'damaged.npz' cannot be read")
 
 
 def test_errors_write_nothing(call, spec, tmp_path):

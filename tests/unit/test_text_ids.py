@@ -59,6 +59,10 @@ def test_documents_are_joined_by_the_special_token():
     ("value", "words"),
     [
         ("a word", "is no list of token ids"),
+        ([0.5], r"holds no whole numbers; give a list of token ids, such as \[17, 311\]"),
+        ([[7, 8]], "got lists in a list; give one list of token ids"),
+        ([[7], [8, 9]], "got lists in a list"),
+        (np.array([[7, 8]]), "got lists in a list"),
         (
             [6, 5],
             r"token 2 is 5, but ids of data go from 6 to 39999 \(those below are PAD, BOS, EOS, MASK, CLS and SEP",

@@ -107,11 +107,13 @@ def verify(
     file: Annotated[Path, typer.Argument(help="Recorded vectors: an npz, or a transformers folder with io.npz.")],
 ) -> None:
     """Compute the outputs that are recorded in a file again; exit 1 where one is off, 2 for what is not verified."""
-    from perceivers.models.convert import UnsupportedRecordingError, compare
+    from perceivers.errors import PerceiversError
+    from perceivers.models.convert import compare
 
     try:
         found = compare(file)
-    except UnsupportedRecordingError as error:
+    # 1 says that outputs were computed and differ: no other fault may.
+    except PerceiversError as error:
         print(f"not verified: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     width = max(len(name) for name in found)
