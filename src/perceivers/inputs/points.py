@@ -114,6 +114,8 @@ class PointsInput(ChannelInput):
             return np.zeros((0, wanted), np.float32)
         if points.shape[1] < wanted or (points.shape[1] > wanted and self.extra == "error"):
             more = " Set extra: ignore on the input to read only the first." if points.shape[1] > wanted else ""
+            if len(points) == wanted:
+                more = f" It has {wanted} rows: turn it, so that each point is a row."
             raise DataError(
                 f"the cloud has {points.shape[1]} numbers a point, but the input takes {wanted} ({self.axes} "
                 f"coordinates and {self.channels} channels).{more}"
