@@ -46,7 +46,7 @@ def evaluate(
     source: a named data set, table or folder, all of whose rows are scored; default: the recipe's data. split: which of
     the recipe's splits (default: the recipe's, usually test). Returns what metrics.json holds:
 
-        {"model", "split", "samples", "skipped", "absent", "masked", "padded", "same_rows", "loss",
+        {"model", "split", "samples", "skipped", "same_rows", "absent", "masked", "padded", "loss",
          "scores": {output: {metric: value}},
          "classes": {output: {class: {precision, recall, f1, support}}},
          "without": {input: {output: {metric: value}}}}     only for models with several inputs
@@ -86,14 +86,8 @@ def evaluate(
         "split": samples.name,
         "samples": len(samples),
         "skipped": faults.bad,
-        "absent": samples.missing.absent,
-        "masked": samples.missing.masked,
-        "padded": samples.missing.padded,
         "same_rows": _same_rows(loaded, samples, source),
-        "loss": _known(whole.loss),
-        "scores": _plain(whole.values),
-        "classes": {name: _per_class(loaded, name, counts) for name, counts in whole.confusion.items()}
-        | {name: _plain(classes) for name, classes in whole.classes.items()},
+        **_scored(loaded, samples, whole),
         "without": without,
     }
     _write(target, result, whole, loaded, faults)
@@ -108,6 +102,19 @@ def evaluate(
         )
     reporter.note(f"scores and pictures: {target}")
     return result
+
+
+def _scored(model: Model, samples: Split, whole: Scores) -> dict[str, Any]:
+    """Of the result what the pass over all samples tells."""
+    return {
+        "absent": samples.missing.absent,
+        "masked": samples.missing.masked,
+        "padded": samples.missing.padded,
+        "loss": _known(whole.loss),
+        "scores": _plain(whole.values),
+        "classes": {name: _per_class(model, name, counts) for name, counts in whole.confusion.items()}
+        | {name: _plain(classes) for name, classes in whole.classes.items()},
+    }
 
 
 def _beside(folder: Path, split: str) -> Path:

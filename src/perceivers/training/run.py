@@ -249,8 +249,6 @@ def _fit(
     resume: bool,
     state: dict[str, Any] | None,
 ) -> Any:
-    import lightning.pytorch as pl
-
     from perceivers.training.module import Training
 
     run, settings, split = lock.run, recipe.training, prepared.splits[TRAIN]
@@ -279,18 +277,7 @@ def _fit(
         reporter.note(f"what was wrong with the rows left out: {run / 'skipped.csv'}")
     rng.seed_everything(settings.seed)
     with _quiet_engine():
-        trainer = pl.Trainer(
-            max_steps=steps - training.done,
-            max_epochs=-1,
-            accelerator=_accelerator(settings.accelerator),
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
+        trainer = _trainer(steps - training.done, settings.accelerator)
         try:
             trainer.fit(training, train_dataloaders=training_loader(batches, order, recipe.data.workers))
         except BaseException as error:
@@ -300,6 +287,24 @@ def _fit(
             raise _plain(error) from error.__cause__
         training.close()
     return training
+
+
+def _trainer(steps: int, accelerator: str) -> Any:
+    """Lightning's engine, and nothing else of it."""
+    import lightning.pytorch as pl
+
+    return pl.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator=_accelerator(accelerator),
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
 
 
 def _absent(split: Split, name: str, dropout: float) -> float:
