@@ -67,6 +67,28 @@ def test_the_fast_path_is_the_plain_twin(case):
     torch.testing.assert_close(attend(*case), attend_plain(*case), **FP64_SUM)
 
 
+@given(cases(), st.sampled_from([1, 7, 2**22]))
+def test_tiles_are_the_plain_twin(case, scores):
+    module = sys.modules[attend.__module__]
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "TILE_SCORES", scores)
+        torch.testing.assert_close(attend(*case), attend_plain(*case), **FP64_SUM)
+
+
+def test_tiles_are_taken_where_torch_has_no_kernel(monkeypatch):
+    module, taken = sys.modules[attend.__module__], []
+    tiles = module._by_tiles
+    monkeypatch.setattr(module, "_by_tiles", lambda *given, **named: taken.append(given) or tiles(*given, **named))
+    narrow, wide = torch.randn(2, 5, 8), torch.randn(2, 5, 16)
+    attend(narrow, narrow, wide, 2)
+    with torch.no_grad():
+        attend(narrow, narrow, narrow, 2)
+        attend(narrow.bfloat16(), narrow.bfloat16(), wide.bfloat16(), 2)
+        assert not taken
+        attend(narrow, narrow, wide, 2)
+    assert len(taken) == 1
+
+
 @given(cases(least_elements=1))
 def test_gradients_of_the_fast_path_are_the_plain_twins(case):
     gradients = []

@@ -14,6 +14,7 @@ from perceivers.nn.attention.read import Asked
 from perceivers.nn.attention.state import State
 from perceivers.nn.initialisers import block_linear
 from perceivers.nn.lifted import Lifted
+from perceivers.nn.linear import once
 from perceivers.nn.streamed import Gathered
 
 LAYER_NORM_EPS = 1e-5
@@ -106,11 +107,13 @@ class CrossAttend(nn.Module):
             assert mask is None, "a grid of queries has its own mask"
             read = self.attention.from_grid(queries, self.query_norm, self.element_norm(elements))
             return self.after(queries.joined() if self.query_residual else read, read)
-        return self.after(queries, self.attention.normed(self.query_norm(queries), elements, self.element_norm, mask))
+        return self.after(
+            queries, self.attention.normed(once(self.query_norm, queries), elements, self.element_norm, mask)
+        )
 
     def asked(self, queries: Float[Tensor, "B O E"]) -> Asked:
         """The queries as `attention.read.part_state` takes them, to read elements in parts; see `answered`."""
-        return self.attention.asked(self.query_norm(queries), self.element_norm)
+        return self.attention.asked(once(self.query_norm, queries), self.element_norm)
 
     def answered(
         self, queries: Float[Tensor, "B O E"], asked: Asked, states: Sequence[State], paths: Sequence[Path]

@@ -1,4 +1,6 @@
-"""The linear of attention and MLP blocks: `F.linear`, and at inference on a CPU the same by oneDNN, a tenth faster."""
+"""The linear of attention and MLP blocks: `F.linear`, or the same by oneDNN where that is faster."""
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -12,8 +14,9 @@ FEWEST_PRODUCTS = 2**26
 class BlockLinear(nn.Linear):
     """`nn.Linear` whose large float32 products go by oneDNN where nothing needs a gradient.
 
-    torch's own float32 product on CPUs is MKL's; on the machines measured oneDNN takes 0.88 to 0.92 of its time
-    [benchmarks/models.py]. Its rounding is of the same size: 3e-7 of the result's norm, where MKL has 2e-7.
+    torch's own float32 product on CPUs is MKL's. With AVX-512 oneDNN takes 0.88 to 0.92 of its time, with AVX2 1.1
+    times as much [benchmarks/models.py]. Its rounding is of the same size: 3e-7 of the result's norm, where MKL has
+    2e-7.
     """
 
     def reset_parameters(self) -> None:
@@ -32,4 +35,12 @@ class BlockLinear(nn.Linear):
             return False
         if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or self.weight.dtype != torch.float32:
             return False
-        return x.numel() * self.out_features >= FEWEST_PRODUCTS and torch.backends.mkldnn.is_available()
+        large = x.numel() * self.out_features >= FEWEST_PRODUCTS
+        return large and torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkldnn.is_available()
+
+
+def once(module: Callable[[Tensor], Tensor], x: Float[Tensor, "B O E"]) -> Float[Tensor, "B O F"]:
+    """`module(x)` of what treats every sample alike: computed once where all samples are one array, expanded."""
+    if x.shape[0] == 1 or x.stride(0) or torch.compiler.is_compiling():
+        return module(x)
+    return module(x[:1]).expand(x.shape[0], -1, -1)

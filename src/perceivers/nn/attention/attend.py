@@ -1,9 +1,15 @@
-"""`attend`: scaled-dot-product attention with the rules of the house about masks and nothing to read."""
+"""`attend`: scaled-dot-product attention with the rules of the house about masks and nothing to read.
+
+On a processor torch has a fused kernel only for heads whose values are as wide as their keys; most Perceivers' are not.
+"""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+# Scores of all heads alive at once, 16 MB in float32: they stay in the cache, and a product is large [measured].
+TILE_SCORES = 2**22
 
 
 def attend(
@@ -13,7 +19,7 @@ def attend(
     heads: int,
     mask: Bool[Tensor, "B #O M"] | None = None,
 ) -> Float[Tensor, "B O V"]:
-    """The same result as `attend_plain`, by torch's fused kernel.
+    """The same result as `attend_plain`, by torch's fused kernel, or by tiles where it has none and none learns.
 
     A row with nothing to read (all masked, or M = 0) gives zeros and sends no gradient. F and V must divide by `heads`;
     V may differ from F.
@@ -21,10 +27,43 @@ def attend(
     if key.shape[1] == 0:
         return query.new_zeros(*query.shape[:2], value.shape[-1])
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (query, key, value))
+    kernel = _by_tiles if _has_no_kernel(q, v) else scaled_dot_product_attention
     if mask is None:
-        return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return kernel(q, k, v).transpose(1, 2).flatten(2)
     readable = mask.any(-1, keepdim=True)
     # A row that may read nothing reads everything instead, and its result is put to zero: finite forward and backward.
     allowed = (mask | ~readable)[:, None]
-    read = scaled_dot_product_attention(q, k, v, attn_mask=allowed).transpose(1, 2).flatten(2)
+    read = kernel(q, k, v, attn_mask=allowed).transpose(1, 2).flatten(2)
     return torch.where(readable, read, read.new_zeros(()))
+
+
+def _has_no_kernel(query: Tensor, value: Tensor) -> bool:
+    """Whether torch would go step by step through arrays of all scores, and tiles that keep none for it will do."""
+    if query.device.type != "cpu" or query.dtype not in (torch.float32, torch.float64):
+        return False
+    return query.shape[-1] != value.shape[-1] and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def _by_tiles(
+    query: Float[Tensor, "B H O F"],
+    key: Float[Tensor, "B H M F"],
+    value: Float[Tensor, "B H M V"],
+    attn_mask: Bool[Tensor, "B 1 #O M"] | None = None,
+) -> Float[Tensor, "B H O V"]:
+    """As torch's kernel, one sample and as many queries at once as `TILE_SCORES` of one buffer allow."""
+    batch, heads, queries, wide = query.shape
+    elements = key.shape[2]
+    rows = max(min(TILE_SCORES // (heads * elements), queries), 1)
+    scores = query.new_empty(heads, rows, elements)
+    # Heads innermost but one, so that joining them is no copy.
+    read = query.new_empty(batch, queries, heads, value.shape[-1]).transpose(1, 2)
+    for sample in range(batch):
+        for start in range(0, queries, rows):
+            part = slice(start, start + rows)
+            tile = scores[:, : min(rows, queries - start)]
+            torch.baddbmm(tile, query[sample, :, part], key[sample].mT, beta=0, alpha=wide**-0.5, out=tile)
+            if attn_mask is not None:
+                allowed = attn_mask[sample] if attn_mask.shape[2] == 1 else attn_mask[sample, :, part]
+                tile.masked_fill_(~allowed, float("-inf"))
+            read[sample, :, part] = torch.bmm(torch.softmax(tile, -1, out=tile), value[sample])
+    return read

@@ -14,6 +14,7 @@ from perceivers.nn.attention.read import Asked, asked, attend_lifted, merged_val
 from perceivers.nn.attention.state import State
 from perceivers.nn.initialisers import block_linear
 from perceivers.nn.lifted import Lifted
+from perceivers.nn.linear import once
 from perceivers.nn.streamed import Gathered
 
 
@@ -55,7 +56,7 @@ class Attention(nn.Module):
         mask: Bool[Tensor, "B #O M"] | None = None,
     ) -> Float[Tensor, "B O _"]:
         """What each query reads, (B, O, output_channels). A query with nothing to read gives the output bias."""
-        return self._read(self.query(queries), elements, mask)
+        return self._read(once(self.query, queries), elements, mask)
 
     def normed(
         self,
@@ -68,7 +69,7 @@ class Attention(nn.Module):
 
         What is gathered brings its own masks, and `mask` is None then.
         """
-        query = self.query(queries)
+        query = once(self.query, queries)
         if isinstance(elements, Tensor):
             if mask is not None and mask.shape[1] != 1:
                 return self._read(query, norm(elements), mask)
@@ -114,7 +115,7 @@ class Attention(nn.Module):
 
     def asked(self, queries: Float[Tensor, "B O E"], norm: nn.LayerNorm) -> Asked:
         """The queries as the paths take them, for reading `norm(elements)` in parts; see `answered`."""
-        return asked(self.query(queries), norm, self.key, self.value, self.heads)
+        return asked(once(self.query, queries), norm, self.key, self.value, self.heads)
 
     def answered(
         self, queries: Asked, states: Sequence[State], paths: Sequence[Path], norm: nn.LayerNorm
