@@ -50,14 +50,18 @@ def main() -> None:
     if arguments.peak:
         print(peak_here(arguments.peak, arguments.quick))
         return
-    rounds = 1 if arguments.quick else arguments.rounds
+    run(arguments.threads, 1 if arguments.quick else arguments.rounds, arguments.quick)
+
+
+def run(threads: int, rounds: int, quick: bool) -> None:
+    """All works: measured, printed and, unless `quick`, recorded."""
     seconds: dict[str, dict[str, dict[str, float]]] = {}
     made = {"optical flow": flow, "language": language, "multimodal": multimodal, "sampling": sampling}
     with torch.inference_mode():
         for name, make in made.items():
-            works = make(arguments.quick)
+            works = make(quick)
             if name == "multimodal":
-                seconds[name] = of_all_chunks(interleaved(works, 1), arguments.quick)
+                seconds[name] = of_all_chunks(interleaved(works, 1), quick)
             else:
                 if "transformers" in works:
                     check([work() for work in works.values()])
@@ -65,10 +69,10 @@ def main() -> None:
             for by, found in seconds[name].items():
                 print(f"{name:<14}{by:<24}{found['min']:>10.3f}{found['median']:>10.3f} s", flush=True)
             del works
-    peaks = {name: peak_of(name, arguments.threads, arguments.quick) for name in ("ours", "transformers")}
-    if not arguments.quick:
+    peaks = {name: peak_of(name, threads, quick) for name in ("ours", "transformers")}
+    if not quick:
         record.write("io_models", {"rounds": rounds, "seed": 0, "seconds": seconds, "flow_peak_bytes": peaks})
-    tail = f"(min of {rounds}{', small sizes' if arguments.quick else ''})"
+    tail = f"(min of {rounds}{', small sizes' if quick else ''})"
     ratio = lambda work, slow, fast="ours": seconds[work][slow]["min"] / seconds[work][fast]["min"]  # noqa: E731
     print(
         f"optical flow: ratio {ratio('optical flow', 'transformers'):.2f} against transformers, "
@@ -76,7 +80,7 @@ def main() -> None:
     )
     print(f"byte language model: ratio {ratio('language', 'transformers'):.2f} against transformers {tail}")
     again = [ratio("multimodal", by, "encoded once") for by in ("transformers", "encoded for each chunk")]
-    chunks = QUICK_CHUNKS if arguments.quick else CHUNKS
+    chunks = QUICK_CHUNKS if quick else CHUNKS
     print(
         f"multimodal autoencoding: ratio {again[0]:.2f} against transformers encoding for each of {chunks} chunks, "
         f"{again[1]:.2f} against doing so here (1 round)"

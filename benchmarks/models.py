@@ -6,7 +6,7 @@ One image of 224 × 224, float32. transformers computes the same function with t
 the paper's, its dropout to 0), and the logits are compared first; perceiver-pytorch has the same sizes as far as its
 arguments can say them, and other weights. What is compared is interleaved in one process; the least time of each
 counts. Peak memory of a training step is that above the weights, gradients included, in a fresh process for each; Linux
-only.
+only. Then the works of io_models.py, which can also be run alone: optical flow, bytes, a clip, sampling.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import io_models
 import peers
 import record
 import torch
@@ -27,6 +28,8 @@ from torch import Tensor, nn
 from perceivers.nn.attention import planner
 
 BLOCKS, QUICK_BLOCKS, LAYERS, LATENTS, CHANNELS, HEADS = 8, 2, 6, 512, 1024, 8
+# Rounds of the works of io_models.py, which take long.
+IO_ROUNDS = 3
 # Same function, same weights, float32: logits may differ by so much of the largest.
 TOLERANCE = 1e-5
 LABEL = torch.tensor([3])
@@ -69,6 +72,7 @@ def main() -> None:
     if not arguments.quick:
         record.write("models", result)
         draw(seconds, record.RESULTS / "models.png")
+    io_models.run(arguments.threads, 1 if arguments.quick else IO_ROUNDS, arguments.quick)
 
 
 def imagenet(blocks: int, quick: bool, device: str = "cpu") -> tuple[Works, dict[str, float]]:
