@@ -65,8 +65,8 @@ peers: venv
 		if [ -x $(BIN)/pip ]; then $(BIN)/pip install --disable-pip-version-check --quiet -e '.[bench]'; \
 		else uv pip install --python $(BIN)/python -e '.[bench]'; fi; }
 
-# peers.py and record.py are what the scripts share.
+# peers.py and record.py are what the scripts share; models.py runs io_models.py.
 bench: peers
-	@set -e; for script in $(filter-out benchmarks/peers.py benchmarks/record.py,$(wildcard benchmarks/*.py)); do \
+	@set -e; for script in $(filter-out $(addprefix benchmarks/,peers.py record.py io_models.py),$(wildcard benchmarks/*.py)); do \
 		echo "== $$script"; $(BIN)/python "$$script" $(QUICK); \
 	done

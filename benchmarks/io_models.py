@@ -7,7 +7,8 @@ byte language model on eight texts of 2,048 bytes; one clip through the multimod
 again for each of 128 chunks, as the official notebook does, by transformers and by this library (16 of the chunks,
 which are alike, times 8); and sampling from a Perceiver AR of 2,048 tokens with and without its cache. float32; what is
 compared is interleaved in one process, and where it computes the same, that is checked first; the least time of each
-counts. Ends with a line a work.
+counts: of so many rounds, three times as many of the language model, at most two of clips and sampling. Ends with a
+line a work.
 """
 
 import argparse

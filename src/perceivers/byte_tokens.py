@@ -44,10 +44,6 @@ def ids_of(data: bytes) -> np.ndarray:
 
 def tokenizer_ids(value: Any, vocabulary: int) -> np.ndarray:
     """The ids (length,) int64 of a list of a tokenizer's, from 6 to below `vocabulary`. Raises `DataError`."""
-    parts = value if isinstance(value, list | tuple | np.ndarray) else ()
-    nested = any(isinstance(part, list | tuple | np.ndarray) for part in parts)
-    if nested:
-        raise DataError("got lists in a list; give one list of token ids for a text, such as [17, 311].")
     return whole_ids(value, SPECIAL_TOKENS, vocabulary, "those below are PAD, BOS, EOS, MASK, CLS and SEP")
 
 

@@ -60,10 +60,11 @@ class GroupError(PerceiversError):
     """Processes of one group that were given different things, or one of them that failed, died or stalled."""
 
 
-def near_miss(name: str, known: Iterable[str]) -> str:
+def near_miss(name: str, known: Iterable[str], parts: bool = False) -> str:
     """`" Did you mean 'latents'?"` when another known name is close to `name`, else an empty string.
 
     Capitals are the least of slips: `ID` is close to `id`. Of names that differ in nothing else the closest is told.
+    parts: where none is close, the shortest that has `name` in it.
     """
     given = str(name)
     alike: dict[str, list[str]] = {}
@@ -71,8 +72,7 @@ def near_miss(name: str, known: Iterable[str]) -> str:
     for other in (str(other) for other in known if type(other) is not type(name) or other != name):
         alike.setdefault(other.casefold(), []).append(other)
     close = difflib.get_close_matches(given.casefold(), alike, n=1, cutoff=0.6)
-    if not close and len(given) >= _WORD:
-        # A part of a name, as `imagenet`.
+    if parts and not close and len(given) >= _WORD:
         close = sorted((other for other in alike if given.casefold() in other), key=len)[:1]
     if not close:
         return ""
@@ -84,7 +84,7 @@ def unknown(what: str, name: str, known: Iterable[str], error: type[PerceiversEr
     """An error for an unknown name: `unknown preset 'x'. Did you mean 'y'? Known: …`."""
     names = sorted(str(k) for k in known)
     listing = ", ".join(names) if names else "none"
-    return error(f"unknown {what} '{name}'.{near_miss(name, names)} Known: {listing}.")
+    return error(f"unknown {what} '{name}'.{near_miss(name, names, parts=True)} Known: {listing}.")
 
 
 def missing_extra(package: str, extra: str, purpose: str) -> PerceiversError:

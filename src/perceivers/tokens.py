@@ -65,13 +65,15 @@ def whole_ids(value: Any, reserved: int, vocabulary: int, special: str) -> np.nd
         array = np.asarray(value)
     except ValueError:
         # Lists of several lengths.
-        array = np.array([None], object)
+        array = np.empty((1, 1), np.int64)
     # Whole numbers beyond 64 bits are objects.
     huge = array.dtype == object and all(isinstance(n, int) for n in array.reshape(-1).tolist())
     if array.dtype.kind not in "iu" and not huge and array.size:
         raise DataError(
             f"got a {type(value).__name__} that holds no whole numbers; give a list of token ids, such as [17, 311]."
         )
+    if array.ndim > 1:
+        raise DataError("got lists in a list; give one list of token ids, such as [17, 311].")
     ids = array.reshape(-1)
     wrong = ((ids < reserved) | (ids >= vocabulary)).astype(bool)
     if wrong.any():

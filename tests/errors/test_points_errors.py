@@ -22,7 +22,11 @@ BOUNDED = PointsInput(count=4, axes=2, bounds=((0, 1), (0, 1)))
 @pytest.mark.parametrize(
     ("kind", "value", "said"),
     [
-        (POINTS, [[1, 2], [3, 4], [5, 6]], "It has 3 rows: turn it, so that each point is a row"),
+        (
+            POINTS,
+            [[1, 2], [3, 4], [5, 6]],
+            "It has 3 rows: if these are the axes, turn it, so that each point is a row",
+        ),
         (POINTS, [[1, 2], [3, 4]], "2 numbers a point, but the input takes 3 (3 coordinates and 0 channels)"),
         (POINTS, [[1, 2, 3, 4]], "Set extra: ignore on the input"),
         (POINTS, [[1, 2, 3]] * 5, "5 points, but the input reads 4"),

@@ -71,7 +71,8 @@ def test_the_fast_path_is_the_plain_twin(case):
 def test_tiles_are_the_plain_twin(case, scores):
     module = sys.modules[attend.__module__]
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "TILE_SCORES", scores)
+        patch.setattr(module, "MOST_SCORES", scores)
+        patch.setattr(module, "FEWEST_SCORES", 1)
         torch.testing.assert_close(attend(*case), attend_plain(*case), **FP64_SUM)
 
 
@@ -79,11 +80,13 @@ def test_tiles_are_taken_where_torch_has_no_kernel(monkeypatch):
     module, taken = sys.modules[attend.__module__], []
     tiles = module._by_tiles
     monkeypatch.setattr(module, "_by_tiles", lambda *given, **named: taken.append(given) or tiles(*given, **named))
+    monkeypatch.setattr(module, "FEWEST_SCORES", 2 * 5 * 5)
     narrow, wide = torch.randn(2, 5, 8), torch.randn(2, 5, 16)
     attend(narrow, narrow, wide, 2)
     with torch.no_grad():
         attend(narrow, narrow, narrow, 2)
         attend(narrow.bfloat16(), narrow.bfloat16(), wide.bfloat16(), 2)
+        attend(narrow[:, :4], narrow, wide, 2)
         assert not taken
         attend(narrow, narrow, wide, 2)
     assert len(taken) == 1

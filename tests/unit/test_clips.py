@@ -171,20 +171,23 @@ class TestAutoencode:
             perceivers.autoencode(perceivers.build(data, seed=0), clip)
 
     def test_other_ways_read_the_same_frames(self, model):
-        """At the input's rate, whatever the file's; without one as they come, here and there."""
+        """At the input's rate, whatever the file's."""
         fast = media.mp4_bytes(FRAMES[:20], rate=50)
         with pytest.warns(UserWarning, match="no sound"):
             found = perceivers.autoencode(model, fast)
         assert brightness(found.given["image"]) == [0, 2, 4, 6]
         np.testing.assert_array_equal(model.spec.inputs["image"].parse(fast).values, found.given["image"])
+
+    def test_without_a_rate_pictures_last_as_long_as_sound(self):
         data = spec()
         del data["inputs"]["image"]["rate"]
         plain = perceivers.build(data, seed=0)
-        with pytest.warns(UserWarning, match="no sound"):
-            found = perceivers.autoencode(plain, fast)
-        assert brightness(found.given["image"]) == [0, 1, 2, 3]
-        assert found.rates["image"] == 50
-        np.testing.assert_array_equal(plain.spec.inputs["image"].parse(fast).values, found.given["image"])
+        fast = media.mp4_bytes(FRAMES[:40], rate=50)
+        found = perceivers.autoencode(plain, fast, {"values": TONE, "rate": RATE}, clips=3)
+        # 320 samples at 2,000 a second are 4 frames at 25.
+        assert found.rates["image"] == 25
+        assert len(found.given["image"]) / 25 == len(found.given["audio"]) / 2000
+        assert brightness(found.given["image"]) == list(range(0, 24, 2))
 
     def test_the_model_stays_in_its_mode_and_unknown_pixels_count_neither_way(self, tmp_path):
         learning = perceivers.build(spec(), seed=0).train()

@@ -59,7 +59,7 @@ def test_a_rate_reads_what_a_file_shows_by_time():
     shown = kind.parse(slow).values.astype(float)
     np.testing.assert_allclose(shown, np.repeat(smooth(4), 2, axis=0), atol=4)
     assert kind.with_changes(size=(10, 32, 48)).parse(slow).padding, "shown for 0.8 s"
-    with pytest.raises(DataError, match="has more than 6 frames"):
+    with pytest.raises(DataError, match=r"has more than 6 frames, but the input takes 6\. Set overflow: truncate on"):
         kind.with_changes(size=(6, 32, 48)).parse(slow)
     first = kind.with_changes(size=(6, 32, 48), overflow="truncate").parse(slow).values.astype(float)
     np.testing.assert_allclose(first, shown[:6], atol=4)

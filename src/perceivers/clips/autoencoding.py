@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -62,23 +63,25 @@ def autoencode(
     video: a file or array (T, H, W, C). sound: a file or array (T,) or (T, C); None: that of the video file; where it
     has none the model does without, which is told by a warning. start: second of both at which the first of `clips`
     begins; of those that follow, only whole ones are read, and a warning tells where there are fewer. Frames of a file
-    are taken at the input's `rate`, without one as they come; those of an array always as they come. Frames of another
+    are taken at the input's `rate`, without one as many a second as last as long as the sound; where there is no sound,
+    and of an array, as they come. Frames of another
     size and sounds of another rate are made those of the input. What a model never reads in use, as a label, need not
     be given. device: where a directory is loaded; a model stays where it is. Raises `DataError` and `ModelError`.
     """
-    if not (isinstance(clips, int) and clips >= 1 and _is_second(start)):
+    if not (isinstance(clips, Integral) and clips >= 1 and _is_second(start)):
         raise DataError(f"got start {start!r} and {clips!r} clips; wanted a second from 0 on and at least one clip.")
     model = model if isinstance(model, Model) else load(model, device)
-    parts, training = _Parts.of(model, video), model.training
+    parts, modes = _Parts.of(model, video), {module: module.training for module in model.modules()}
     model.eval()
     try:
-        return _joined(parts, _each(parts, video, sound, float(start), clips, chunk, advance))
+        return _joined(parts, _each(parts, video, sound, float(start), int(clips), chunk, advance))
     finally:
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training
 
 
 def _is_second(start: Any) -> bool:
-    return isinstance(start, (int, float)) and math.isfinite(start) and start >= 0
+    return isinstance(start, Real) and math.isfinite(float(start)) and float(start) >= 0
 
 
 def _each(
@@ -144,15 +147,19 @@ class _Parts:
                 f"that names it (input: …), such as the preset perceiver-io-multimodal; this one has {have}."
             )
         shown, heard = _kind(model, videos[0]), _kind(model, sounds[0]) if sounds else None
-        rate = shown.rate or (frame_rate(video) if _is_film(video) else None)
-        # Nothing tells of an array how fast it is: as fast as frames and samples fit together.
-        rate = rate or (_USUAL if heard is None else shown.size[0] * heard.rate / heard.samples)
+        rate = shown.rate
+        if rate is None and heard is not None:
+            # Frames and samples of a clip last as long, or one of them would be given back twice.
+            rate = shown.size[0] * heard.rate / heard.samples
+        rate = rate or (frame_rate(video) if _is_film(video) else None) or _USUAL
         return cls(model, videos[0], next(iter(sounds), None), back, rate)
 
     def remarks(self, samples: Mapping[str, Sample]) -> Iterator[str]:
         """Where a clip lacks its sound, or frames behind its end."""
         if samples and self.sound and self.sound not in samples:
             yield "there is no sound at that time, so the model does without."
+        if self.sound and self.sound in samples and samples[self.sound].padding:
+            yield "the sound ends within the clip; what lacks of it is masked."
         if samples and samples[self.video].padding:
             size = _kind(self.model, self.video).size
             count = size[0] - samples[self.video].padding * size[0] // math.prod(size)

@@ -131,7 +131,7 @@ def _from_file(
         # One more tells whether there are too many.
         shown = list(_shown(file, what, most + 1, rate, 0.0, lambda frame: ready(_upright(frame, channels))))
         if len(shown) > most and overflow == "error":
-            raise _too_many(f"more than {most}", most, what)
+            raise _too_many(f"more than {most}", most, what, "truncate")
         if not shown:
             raise _empty(what)
         return np.stack(shown[:most])
@@ -168,9 +168,9 @@ def _chosen(count: int, most: int, overflow: Overflow, what: str) -> Sequence[in
     return range(start, start + most)
 
 
-def _too_many(count: str, most: int, what: str) -> DataError:
+def _too_many(count: str, most: int, what: str, cures: str = "truncate, middle or spread") -> DataError:
     return DataError(
-        f"{what} has {count} frames, but the input takes {most}. Set overflow: truncate, middle or spread on the "
+        f"{what} has {count} frames, but the input takes {most}. Set overflow: {cures} on the "
         "input, cut it, or raise the first number of size."
     )
 

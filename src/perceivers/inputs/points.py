@@ -115,7 +115,7 @@ class PointsInput(ChannelInput):
         if points.shape[1] < wanted or (points.shape[1] > wanted and self.extra == "error"):
             more = " Set extra: ignore on the input to read only the first." if points.shape[1] > wanted else ""
             if len(points) == wanted:
-                more = f" It has {wanted} rows: turn it, so that each point is a row."
+                more += f" It has {wanted} rows: if these are the axes, turn it, so that each point is a row."
             raise DataError(
                 f"the cloud has {points.shape[1]} numbers a point, but the input takes {wanted} ({self.axes} "
                 f"coordinates and {self.channels} channels).{more}"

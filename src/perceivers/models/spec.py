@@ -204,6 +204,11 @@ class Spec(Settings):
         return self
 
     @property
+    def read_in_use(self) -> tuple[str, ...]:
+        """The inputs but those that are `hidden`."""
+        return tuple(name for name in self.inputs if name not in self.hidden)
+
+    @property
     def hidden(self) -> tuple[str, ...]:
         """The inputs that are never read in use, as `encoder.masking` says."""
         masking = self.encoder.masking if isinstance(self.encoder, EncoderSpec) else {}

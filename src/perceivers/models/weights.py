@@ -267,10 +267,11 @@ def _trained(header: Mapping[str, Any], path: Path) -> Trained | None:
 
 
 def _warn_of_absence(model: Model, folder: Path) -> None:
-    if model.trained is None or len(model.inputs) < 2:
-        return
     # What is never read in use cannot be missed.
-    untried = model.trained.untried(name for name in model.inputs if name not in model.spec.hidden)
+    names = model.spec.read_in_use
+    if model.trained is None or len(names) < 2:
+        return
+    untried = model.trained.untried(names)
     never = [name for name in untried if not model.trained.absent.get(name)]
     seldom = [name for name in untried if name not in never]
     parts = [f"the input{'s' if len(never) > 1 else ''} {', '.join(never)} never went missing"] if never else []

@@ -14,9 +14,9 @@ FEWEST_PRODUCTS = 2**26
 class BlockLinear(nn.Linear):
     """`nn.Linear` whose large float32 products go by oneDNN where nothing needs a gradient.
 
-    torch's own float32 product on CPUs is MKL's. With AVX-512 oneDNN takes 0.88 to 0.92 of its time, with AVX2 1.1
-    times as much [benchmarks/models.py]. Its rounding is of the same size: 3e-7 of the result's norm, where MKL has
-    2e-7.
+    torch's own float32 product on CPUs is MKL's. With AVX-512 oneDNN takes 0.88 to 0.92 of its time, with AVX2 more
+    [docs/log.md, "Attention without a kernel"]. Its rounding is of the same size: 3e-7 of the result's norm, where MKL
+    has 2e-7.
     """
 
     def reset_parameters(self) -> None:
@@ -40,7 +40,11 @@ class BlockLinear(nn.Linear):
 
 
 def once(module: Callable[[Tensor], Tensor], x: Float[Tensor, "B O E"]) -> Float[Tensor, "B O F"]:
-    """`module(x)` of what treats every sample alike: computed once where all samples are one array, expanded."""
-    if x.shape[0] == 1 or x.stride(0) or torch.compiler.is_compiling():
+    """`module(x)` of what treats every sample alike: computed once where all samples are one array, expanded.
+
+    Hooks of `module` then see one sample. The gradient goes to the one array; where `x` itself is a leaf that is asked
+    for its gradient, each sample is computed.
+    """
+    if x.shape[0] == 1 or x.stride(0) or (x.requires_grad and x.is_leaf) or torch.compiler.is_compiling():
         return module(x)
     return module(x[:1]).expand(x.shape[0], -1, -1)

@@ -32,11 +32,8 @@ def model_card(model: Model, recipe: Recipe, rows: int, scores: Scores | None, s
         ]
         lines += [""]
     lines += ["## Limits", ""]
-    if len(model.spec.inputs) > 1 and model.trained is not None:
-        shares = {
-            name: model.trained.absent.get(name, 0.0)
-            for name in sorted(set(model.spec.inputs) - set(model.spec.hidden))
-        }
+    if len(model.spec.read_in_use) > 1 and model.trained is not None:
+        shares = {name: model.trained.absent.get(name, 0.0) for name in sorted(model.spec.read_in_use)}
         told = ", ".join(f"{name} {share:.2%}" for name, share in shares.items())
         untried = ", ".join(model.trained.untried(shares))
         lines += [f"Share of training samples without each input: {told}.", ""]

@@ -198,12 +198,12 @@ def _whole(path: Path) -> dict[str, Table]:
 def _without_each(model: Model, samples: Split, batch_size: int, reporter: Reporter) -> dict[str, Any]:
     """The scores with each input removed in turn, but for those that are never read in use.
 
-    Nothing for a model of one input, which then has nothing to read.
+    Nothing for a model of one such input, which then has nothing to read.
     """
-    if len(model.spec.inputs) < 2:
+    if len(model.spec.read_in_use) < 2:
         return {}
     found = {}
-    for name in sorted(set(model.spec.inputs) - set(model.spec.hidden)):
+    for name in sorted(model.spec.read_in_use):
         label = f"evaluating without {name}"
         scores = score(model, samples, batch_size, [name], lambda d, t, label=label: reporter.advance(label, d, t))
         found[name] = _plain(scores.values)

@@ -150,6 +150,7 @@ def _multimodal(config: Config, picture: Picture, deviations: bool) -> dict[str,
         "image": {
             "kind": "video",
             "size": list(pixels),
+            "rate": 48_000 / config.audio_samples_per_frame,
             "mean": [0.0] * 3,
             "std": [255.0] * 3,
             "lift": {"kind": "patches", "size": [1, 4, 4]},

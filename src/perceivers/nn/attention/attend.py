@@ -8,8 +8,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-# Scores of all heads alive at once, 16 MB in float32: they stay in the cache, and a product is large [measured].
-TILE_SCORES = 2**22
+# Scores of one sample's heads that a tile holds, 16 MB in float32, and below which torch's steps through all samples at
+# once take fewer calls [docs/log.md, "Attention without a kernel"].
+MOST_SCORES = 2**22
+FEWEST_SCORES = 2**18
 
 
 def attend(
@@ -27,7 +29,7 @@ def attend(
     if key.shape[1] == 0:
         return query.new_zeros(*query.shape[:2], value.shape[-1])
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (query, key, value))
-    kernel = _by_tiles if _has_no_kernel(q, v) else scaled_dot_product_attention
+    kernel = _by_tiles if _has_no_kernel(q, k, v) else scaled_dot_product_attention
     if mask is None:
         return kernel(q, k, v).transpose(1, 2).flatten(2)
     readable = mask.any(-1, keepdim=True)
@@ -37,11 +39,13 @@ def attend(
     return torch.where(readable, read, read.new_zeros(()))
 
 
-def _has_no_kernel(query: Tensor, value: Tensor) -> bool:
+def _has_no_kernel(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether torch would go step by step through arrays of all scores, and tiles that keep none for it will do."""
     if query.device.type != "cpu" or query.dtype not in (torch.float32, torch.float64):
         return False
-    return query.shape[-1] != value.shape[-1] and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if query.shape[-1] == value.shape[-1] or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return query.shape[1] * query.shape[2] * key.shape[2] >= FEWEST_SCORES
 
 
 def _by_tiles(
@@ -50,10 +54,10 @@ def _by_tiles(
     value: Float[Tensor, "B H M V"],
     attn_mask: Bool[Tensor, "B 1 #O M"] | None = None,
 ) -> Float[Tensor, "B H O V"]:
-    """As torch's kernel, one sample and as many queries at once as `TILE_SCORES` of one buffer allow."""
+    """As torch's kernel, one sample and as many queries at once as `MOST_SCORES` of one buffer allow."""
     batch, heads, queries, wide = query.shape
     elements = key.shape[2]
-    rows = max(min(TILE_SCORES // (heads * elements), queries), 1)
+    rows = max(min(MOST_SCORES // (heads * elements), queries), 1)
     scores = query.new_empty(heads, rows, elements)
     # Heads innermost but one, so that joining them is no copy.
     read = query.new_empty(batch, queries, heads, value.shape[-1]).transpose(1, 2)
