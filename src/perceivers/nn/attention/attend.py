@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 # Scores of one sample's heads that a tile holds, 16 MB in float32, and below which torch's steps through all samples at
 # once take fewer calls [docs/log.md, "Attention without a kernel"].
 MOST_SCORES = 2**22
-FEWEST_SCORES = 2**18
+FEWEST_SCORES = 2**14
 
 
 def attend(
