@@ -250,3 +250,12 @@ def test_a_folder_that_cannot_be_written_is_not_begun(tmp_path):
     with pytest.raises((ModelError, DataError)):
         export_transformers(small(IMAGE), tmp_path / "file" / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(("samples", "rate"), [(1920, 25.0), (480, 100.0)])
+def test_frames_of_a_clip_last_as_long_as_its_sound(samples, rate):
+    config = Config.model_validate({"audio_samples_per_frame": samples})
+    data = spec_data("PerceiverForMultimodalAutoencoding", config, Picture(), False)
+    assert data["inputs"]["image"]["rate"] == rate
+    sound = data["inputs"]["audio"]
+    assert data["inputs"]["image"]["size"][0] / rate == sound["samples"] / sound["rate"]
