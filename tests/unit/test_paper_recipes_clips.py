@@ -68,6 +68,7 @@ def clips(tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore:.*in training the inputs audio, image never went missing")
+@pytest.mark.filterwarnings("ignore:the sound ends within the clip")
 @pytest.mark.slow
 def test_the_small_form_of_kinetics_learns_to_give_clips_back(clips, tmp_path):
     shutil.copy(KINETICS, clips / KINETICS.name)
