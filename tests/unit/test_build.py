@@ -10,6 +10,7 @@ from torch import nn
 import perceivers
 from perceivers.errors import SpecError
 from perceivers.models.build import build
+from perceivers.models.device import checked_device
 from perceivers.nn import AverageDecoder, CrossAttend
 from perceivers.nn.blocks import ACTIVATIONS
 
@@ -187,3 +188,4 @@ def test_an_incomplete_spec_is_not_built():
 def test_a_device_that_is_not_there(device):
     with pytest.raises(SpecError, match=f"there is no device '{device}' here"):
         build("perceiver-io-language", device=device)
+    assert checked_device("cpu:0") == torch.device("cpu")

@@ -355,6 +355,8 @@ def test_a_preset_is_planned_and_built_by_name_and_with_changes():
     assert plan(smaller).parameters < plan(name).parameters
     assert build(name, "meta").spec == of_preset(name).model == preset(name).build_spec()
     assert build(smaller, "meta").spec == of_preset(smaller).model
+    with pytest.raises(SpecError, match=r"unknown key 'preste'\. Did you mean 'preset'"):
+        build({"preste": name})
 
 
 def test_the_recipe_of_a_run_writes_the_preset_out(tmp_path):

@@ -11,6 +11,8 @@ def checked_device(device: torch.device | str) -> torch.device:
         found = torch.device(device)
     except RuntimeError:
         found = None
+    if found == torch.device("cpu:0"):
+        found = torch.device("cpu")
     known = ["cpu"]
     if torch.accelerator.is_available():
         kind = torch.accelerator.current_accelerator()

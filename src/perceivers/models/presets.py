@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from perceivers.errors import SpecError, unknown
+from perceivers.errors import SpecError, near_miss, unknown
 from perceivers.models.presets_autoregressive import AUTOREGRESSIVE, P3
 from perceivers.models.presets_hierarchical import hierarchical_rows
 from perceivers.models.presets_unreleased import UNRELEASED_VARIANTS, Variant
@@ -302,9 +302,25 @@ def spec_of(what: "str | Spec | Mapping[str, Any]") -> Spec:
     """
     if isinstance(what, str):
         return preset(what).build_spec()
-    if isinstance(what, Mapping) and "preset" in what:
-        return as_spec(with_preset(what), f"preset {what['preset']}, changed")
-    return as_spec(what)
+    where = f"preset {what['preset']}, changed" if isinstance(what, Mapping) and "preset" in what else "spec"
+    return as_spec(written_out(what), where)
+
+
+def written_out(what: Any) -> Any:
+    """Plain data of a spec where `what` is a preset's name or names a `preset` to change; else `what` itself.
+
+    Raises `SpecError`, also for a key that must be `preset` misspelt.
+    """
+    if isinstance(what, str):
+        return with_preset({"preset": what})
+    if not isinstance(what, Mapping):
+        return what
+    if "preset" in what:
+        return with_preset(what)
+    meant = [key for key in what if key not in Spec.model_fields and near_miss(str(key), ["preset"])]
+    if meant:
+        raise SpecError(f"unknown key '{meant[0]}'. Did you mean 'preset'?")
+    return what
 
 
 def _changed(base: Preset, changes: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:

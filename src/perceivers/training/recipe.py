@@ -11,7 +11,7 @@ from perceivers.data.mix import MixSettings
 from perceivers.data.settings import DataSettings
 from perceivers.errors import SpecError, near_miss
 from perceivers.inputs import AnyAugmentation
-from perceivers.models.presets import with_preset
+from perceivers.models.presets import written_out
 from perceivers.models.spec import Spec
 from perceivers.plain_yaml import read_yaml, yaml_text
 from perceivers.settings import Settings, parse_settings
@@ -96,22 +96,10 @@ class EvaluationSettings(Settings):
     batch_size: PositiveInt = 256
 
 
-def _spec_data(model: Any) -> Any:
-    """A model that is or names a preset, written out."""
-    if isinstance(model, str):
-        return with_preset({"preset": model})
-    if not isinstance(model, Mapping) or "preset" in model:
-        return with_preset(model) if isinstance(model, Mapping) else model
-    meant = [key for key in model if key not in Spec.model_fields and near_miss(key, ["preset"])]
-    if meant:
-        raise ValueError(f"unknown key '{meant[0]}'. Did you mean 'preset'?")
-    return model
-
-
 class Recipe(Settings):
     """A run: what the model is, what it is trained on, how, and how it is scored."""
 
-    model: Annotated[Spec, BeforeValidator(_spec_data)]
+    model: Annotated[Spec, BeforeValidator(written_out)]
     data: DataSettings
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

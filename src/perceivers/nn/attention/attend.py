@@ -21,7 +21,7 @@ def attend(
     heads: int,
     mask: Bool[Tensor, "B #O M"] | None = None,
 ) -> Float[Tensor, "B O V"]:
-    """The same result as `attend_plain`, by torch's fused kernel, or by tiles where it has none and none learns.
+    """The same result as `attend_plain`, by torch's fused kernel, or without gradients by tiles where it has none.
 
     A row with nothing to read (all masked, or M = 0) gives zeros and sends no gradient. F and V must divide by `heads`;
     V may differ from F.
