@@ -64,7 +64,7 @@ def near_miss(name: str, known: Iterable[str], parts: bool = False) -> str:
     """`" Did you mean 'latents'?"` when another known name is close to `name`, else an empty string.
 
     Capitals are the least of slips: `ID` is close to `id`. Of names that differ in nothing else the closest is told.
-    parts: where none is close, the shortest that has `name` in it.
+    parts: where none is close, the only one that has `name` in it.
     """
     given = str(name)
     alike: dict[str, list[str]] = {}
@@ -73,7 +73,8 @@ def near_miss(name: str, known: Iterable[str], parts: bool = False) -> str:
         alike.setdefault(other.casefold(), []).append(other)
     close = difflib.get_close_matches(given.casefold(), alike, n=1, cutoff=0.6)
     if parts and not close and len(given) >= _WORD:
-        close = sorted((other for other in alike if given.casefold() in other), key=len)[:1]
+        within = [other for other in alike if given.casefold() in other]
+        close = within if len(within) == 1 else []
     if not close:
         return ""
     best = max(alike[close[0]], key=lambda other: difflib.SequenceMatcher(None, given, other).ratio())
