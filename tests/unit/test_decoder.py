@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from perceivers.errors import SpecError
-from perceivers.nn import AverageDecoder, CrossAttend, Decoder
+from perceivers.nn import AverageDecoder, CrossAttend, Decoder, blocks
+from perceivers.nn.blocks import ACTIVATIONS, MLP
+from perceivers.nn.linear import Affine
 from perceivers.nn.position import FourierPosition, LearnedPosition
 
 LATENTS = torch.linspace(-2, 2, 2 * 5 * 8, dtype=torch.float64).reshape(2, 5, 8).sin()
@@ -29,6 +31,47 @@ def test_chunks_give_the_whole_answer(queries, chunk, masked):
     mask = torch.rand(2, queries, generator=generator) < 0.5 if masked else None
     model = decoder(heads=2, qk_channels=4)
     torch.testing.assert_close(model(asked, LATENTS, mask, chunk), model(asked, LATENTS, mask), **BLAS_ROWS)
+
+
+@given(
+    widths=st.tuples(*[st.integers(1, 20)] * 3),
+    queries=st.integers(0, 40),
+    widening=st.integers(1, 3),
+    activation=st.sampled_from(list(ACTIVATIONS)),
+    output=st.booleans(),
+    residual=st.booleans(),
+    chunk=st.one_of(st.none(), st.integers(1, 30)),
+    numbers=st.integers(1, 100),
+)
+def test_a_reader_drawn_into_the_last_product(widths, queries, widening, activation, output, residual, chunk, numbers):
+    channels, between, narrow = widths
+    torch.manual_seed(sum(widths))
+    cross = CrossAttend(channels, 8, query_residual=residual, mlp=MLP(channels, widening, activation))
+    model = Decoder(cross, torch.nn.Linear(channels, between) if output else None).double().eval()
+    reader = torch.nn.Linear(between if output else channels, narrow).double()
+    asked = torch.randn(2, queries, channels, dtype=torch.float64)
+    plain = reader(model(asked, LATENTS, chunk=chunk))
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(blocks, "NUMBERS_AT_ONCE", numbers)
+        found = torch.cat(list(model.parts(asked, LATENTS, chunk=chunk, reader=Affine(*reader.parameters()))), dim=1)
+    torch.testing.assert_close(found, plain, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("narrow", "hidden_read"), [(3, True), (600, False)])
+def test_it_is_drawn_in_where_it_is_narrow(narrow, hidden_read):
+    model, asked = decoder(64), torch.randn(2, 300, 64, dtype=torch.float64)
+    ran = []
+    model.cross_attend.mlp.output.register_forward_hook(lambda *_: ran.append(True))
+    reader = Affine(torch.ones(narrow, 64, dtype=torch.float64))
+    with torch.no_grad():
+        list(model.parts(asked, LATENTS, reader=reader))
+    assert bool(ran) is not hidden_read
+    ran.clear()
+    list(model.parts(asked, LATENTS, reader=reader))
+    model.train().cross_attend.dropout.p = 0.5
+    with torch.no_grad():
+        list(model.parts(asked, LATENTS, reader=reader))
+    assert len(ran) == 2
 
 
 @pytest.mark.parametrize("chunk", [0, -3])

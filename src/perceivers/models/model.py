@@ -226,22 +226,28 @@ class Model(nn.Module):
             mean: Tensor = self.decoder(latents)
             return dict.fromkeys(contexts, mean)
         queries = {name: self.queries(name, context) for name, context in contexts.items()}
-        arrays = {name: q for name, q in queries.items() if isinstance(q, Tensor)}
+        readers = {name: self.output_module(name).reader(context) for name, context in contexts.items()}
+        # With gradients arrays of all kinds are asked together; without, the decoder draws a reader into itself.
+        together = {
+            name: asked
+            for name, asked in queries.items()
+            if isinstance(asked, Tensor) and (torch.is_grad_enabled() or readers[name] is None)
+        }
         found: dict[str, Tensor] = {}
-        for name, asked in queries.items():
-            if not isinstance(asked, Lifted):
-                continue
-            parts, done = [], 0
-            for part in self.decoder.parts(asked, latents, chunk=chunk):
-                parts.append(self.output_module(name).narrowed(part))
+        for name in [name for name in queries if name not in together]:
+            asked, parts, done = queries[name], [], 0
+            total = (asked.content if isinstance(asked, Lifted) else asked).shape[1]
+            for part in self.decoder.parts(asked, latents, chunk=chunk, reader=readers[name]):
+                parts.append(part)
                 done += part.shape[1]
-                advance(name, done, asked.content.shape[1])
+                advance(name, done, total)
             found[name] = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-        if arrays:
-            parts = self.decoder(torch.cat(list(arrays.values()), dim=1), latents, chunk=chunk)
-            counts = [q.shape[1] for q in arrays.values()]
-            each = zip(arrays, parts.split(counts, dim=1), strict=True)
-            found |= {name: self.output_module(name).narrowed(part) for name, part in each}
+        if together:
+            answers = self.decoder(torch.cat(list(together.values()), dim=1), latents, chunk=chunk)
+            parts = answers.split([asked.shape[1] for asked in together.values()], dim=1)
+            for name, part in zip(together, parts, strict=True):
+                reader = readers[name]
+                found[name] = part if reader is None else reader(part)
         return found
 
     def contexts(

@@ -14,10 +14,12 @@ from perceivers.nn.attention.read import Asked
 from perceivers.nn.attention.state import State
 from perceivers.nn.initialisers import block_linear
 from perceivers.nn.lifted import Lifted
-from perceivers.nn.linear import once
+from perceivers.nn.linear import Affine, in_a_row, once, whole_rows, without_graph
 from perceivers.nn.streamed import Gathered
 
 LAYER_NORM_EPS = 1e-5
+# Of what an MLP makes in `added` so many numbers are alive at once: a larger array would be new memory each time.
+NUMBERS_AT_ONCE = 2**22
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -60,6 +62,40 @@ class MLP(nn.Module):
         """The same shape as `x`."""
         return self.output(self.activation(self.hidden(x)))
 
+    def added(self, x: Float[Tensor, "*B C"], norm: nn.LayerNorm, linears: Sequence[Affine]) -> Float[Tensor, "*B F"]:
+        """`linears`, one behind the other, of x + self(norm(x)), with the first of them drawn into the last product.
+
+        R(x + W·h + b) = R·x + (R·W)·h + R·b: where R is narrow, so is what h goes through. As many of them are drawn
+        in as makes the fewest products; hooks of the linears then see nothing. For no gradients.
+        """
+        drawn = min(range(len(linears) + 1), key=lambda count: self._products(x.numel(), linears, count))
+        if not drawn:
+            return in_a_row(x + self(norm(x)), linears)
+        reader = linears[0]
+        for linear in linears[1:drawn]:
+            reader = linear.behind(reader)
+        hidden = Affine(self.hidden.weight, self.hidden.bias)
+        by_hidden = reader.behind(Affine(self.output.weight, self.output.bias))
+        if self.output.in_features == self.hidden.out_features:
+            # What the activation makes of the zeros is multiplied by zeros.
+            width = whole_rows(self.output.in_features)
+            hidden, by_hidden = hidden.widened(width), by_hidden.reaching(width)
+        found = [
+            by_hidden(self.activation(hidden(norm(rows)))).add_(F.linear(rows, reader.weight))
+            for rows in x.flatten(0, -2).split(max(NUMBERS_AT_ONCE // x.shape[-1], 1))
+        ]
+        return in_a_row(torch.cat(found).unflatten(0, x.shape[:-1]), linears[drawn:])
+
+    def _products(self, numbers: int, linears: Sequence[Affine], drawn: int) -> float:
+        """Multiply-adds of `added` behind the activation, for `numbers` of x."""
+        width, hidden = self.output.out_features, self.output.in_features
+        rows, own = numbers / width, sum(linear.weight.numel() for linear in linears[drawn:])
+        if not drawn:
+            return rows * (width * hidden + own)
+        narrow = linears[drawn - 1].weight.shape[0]
+        made = sum(narrow * linear.weight.shape[1] * width for linear in linears[1:drawn]) + narrow * width * hidden
+        return rows * (narrow * (width + hidden) + own) + made
+
 
 class CrossAttend(nn.Module):
     """Queries read elements: x = [q +] Attention(LN(q), LN(elements)); x = x + MLP(LN(x)).
@@ -96,20 +132,20 @@ class CrossAttend(nn.Module):
         queries: Float[Tensor, "B O E"] | Lifted,
         elements: Float[Tensor, "B M C"] | Gathered,
         mask: Bool[Tensor, "B #O M"] | None = None,
-    ) -> Float[Tensor, "B O E"]:
+        linears: Sequence[Affine] = (),
+    ) -> Float[Tensor, "B O _"]:
         """The queries after reading the elements that `mask` (True = may read), or their own masks, allow.
 
         Queries that are positions of a grid may be given as `Lifted`; its mask is True where a query asks. They read
-        an array, all of it.
+        an array, all of it. linears: what the answers then go through, one behind the other.
         """
         if isinstance(queries, Lifted):
             assert isinstance(elements, Tensor), "a grid of queries asks an array"
             assert mask is None, "a grid of queries has its own mask"
             read = self.attention.from_grid(queries, self.query_norm, self.element_norm(elements))
-            return self.after(queries.joined() if self.query_residual else read, read)
-        return self.after(
-            queries, self.attention.normed(once(self.query_norm, queries), elements, self.element_norm, mask)
-        )
+            return self.after(queries.joined() if self.query_residual else read, read, linears)
+        read = self.attention.normed(once(self.query_norm, queries), elements, self.element_norm, mask)
+        return self.after(queries, read, linears)
 
     def asked(self, queries: Float[Tensor, "B O E"]) -> Asked:
         """The queries as `attention.read.part_state` takes them, to read elements in parts; see `answered`."""
@@ -121,11 +157,13 @@ class CrossAttend(nn.Module):
         """What `forward` gives for the elements whose states these are; `asked` is that of the same queries."""
         return self.after(queries, self.attention.answered(asked, states, paths, self.element_norm))
 
-    def after(self, queries: Tensor, read: Tensor) -> Tensor:
-        """The queries (B, O, E) once their attention has `read` as much: residual and MLP."""
+    def after(self, queries: Tensor, read: Tensor, linears: Sequence[Affine] = ()) -> Tensor:
+        """The queries (B, O, E) once their attention has `read` as much: residual, MLP and the linears behind it."""
         read = self.dropout(read)
         x = queries + read if self.query_residual else read
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        if linears and without_graph(x) and not (self.training and self.dropout.p):
+            return self.mlp.added(x, self.mlp_norm, linears)
+        return in_a_row(x + self.dropout(self.mlp(self.mlp_norm(x))), linears)
 
 
 class SelfAttend(nn.Module):

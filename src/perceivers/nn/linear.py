@@ -1,6 +1,7 @@
-"""The linear of attention and MLP blocks: `F.linear`, or the same by oneDNN where that is faster."""
+"""The linear of attention and MLP blocks: `F.linear`, or the same by oneDNN where that is faster; linears in a row."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -9,6 +10,9 @@ from torch.nn import functional as F
 
 # Multiply-adds of a product below which turning the rows into oneDNN's layout and back is not worth it [measured].
 FEWEST_PRODUCTS = 2**26
+# Rows of a float32 result that are no multiple of a cache line's numbers take a processor's product up to half longer
+# to write [docs/log.md, "Products of odd widths"].
+LINE = 16
 
 
 class BlockLinear(nn.Linear):
@@ -37,6 +41,54 @@ class BlockLinear(nn.Linear):
             return False
         large = x.numel() * self.out_features >= FEWEST_PRODUCTS
         return large and torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkldnn.is_available()
+
+
+class Affine(NamedTuple):
+    """The weight (F, C) and bias (F,) of a linear, its own or another module's."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def __call__(self, x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B F"]:
+        """(…, C) → (…, F)."""
+        return F.linear(x, self.weight, self.bias)
+
+    def widened(self, width: int) -> "Affine":
+        """With rows of zeros behind the others, so that it gives (…, width)."""
+        more = width - self.weight.shape[0]
+        return Affine(F.pad(self.weight, (0, 0, 0, more)), None if self.bias is None else F.pad(self.bias, (0, more)))
+
+    def reaching(self, width: int) -> "Affine":
+        """With columns of zeros behind the others, so that it takes (…, width)."""
+        return Affine(F.pad(self.weight, (0, width - self.weight.shape[1])), self.bias)
+
+    def behind(self, first: "Affine") -> "Affine":
+        """One that gives `self(first(x))`."""
+        bias = self.bias
+        if first.bias is not None:
+            bias = F.linear(first.bias, self.weight, self.bias)
+        return Affine(self.weight @ first.weight, bias)
+
+
+def in_a_row(x: Tensor, linears: Sequence[Affine]) -> Tensor:
+    """`x` through each of them, one behind the other."""
+    for linear in linears:
+        x = linear(x)
+    return x
+
+
+def whole_rows(width: int) -> int:
+    """The least multiple of a cache line's numbers that holds `width`."""
+    return -(-width // LINE) * LINE
+
+
+def without_graph(x: Tensor) -> bool:
+    """Whether nothing is recorded and `x` holds float32 or float64 data: products may then go in another order."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    if x.is_meta or x.dtype not in (torch.float32, torch.float64):
+        return False
+    return not torch.is_autocast_enabled(x.device.type)
 
 
 def once(module: Callable[[Tensor], Tensor], x: Float[Tensor, "B O E"]) -> Float[Tensor, "B O F"]:

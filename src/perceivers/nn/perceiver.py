@@ -17,6 +17,7 @@ from perceivers.errors import SpecError
 from perceivers.nn.blocks import LAYER_NORM_EPS, CrossAttend, SelfAttend
 from perceivers.nn.initialisers import learned_array
 from perceivers.nn.lifted import AxisTables, Lifted
+from perceivers.nn.linear import Affine
 from perceivers.nn.streamed import Gathered
 
 Step = tuple[Literal["cross", "block"], int]
@@ -152,23 +153,27 @@ class Decoder(nn.Module):
         latents: Float[Tensor, "B N D"],
         mask: Bool[Tensor, "B O"] | None = None,
         chunk: int | None = None,
+        reader: Affine | None = None,
     ) -> Iterator[Float[Tensor, "B _ _"]]:
-        """The same answers in parts of at most `chunk` queries, one after the other; `Lifted` bring their mask."""
+        """The same answers in parts of at most `chunk` queries, one after the other; `Lifted` bring their mask.
+
+        reader: a linear that every answer goes through at the end. Without gradients it, and `output`, are drawn into
+        the last product of the MLP where that makes fewer products.
+        """
         if chunk is not None and chunk < 1:
             raise SpecError(f"queries are answered in chunks of {chunk}; a chunk needs at least one.")
+        output = () if self.output is None else (Affine(self.output.weight, self.output.bias),)
+        linears = output if reader is None else (*output, reader)
         if isinstance(queries, Lifted) and isinstance(queries.position, AxisTables) and not queries.add:
             for box in queries.boxes(chunk or queries.content.shape[1]):
-                yield self._put_out(self.cross_attend(box, latents))
+                yield self.cross_attend(box, latents, linears=linears)
             return
         array, mask = (queries.joined(), queries.mask) if isinstance(queries, Lifted) else (queries, mask)
         step = max(array.shape[1], 1) if chunk is None else chunk
         masks = [None] * max(-(-array.shape[1] // step), 1) if mask is None else mask.split(step, dim=1)
         for some, asking in zip(array.split(step, dim=1), masks, strict=True):
             readable = None if asking is None else asking[..., None].expand(-1, -1, latents.shape[1])
-            yield self._put_out(self.cross_attend(some, latents, readable))
-
-    def _put_out(self, answers: Tensor) -> Tensor:
-        return answers if self.output is None else self.output(answers)
+            yield self.cross_attend(some, latents, readable, linears)
 
 
 class AverageDecoder(nn.Module):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from perceivers.elements import Elements
 from perceivers.nn.initialisers import plain_linear
 from perceivers.nn.lifted import Lifted
+from perceivers.nn.linear import Affine
 from perceivers.nn.position import LearnedPosition
 from perceivers.settings import Settings
 
@@ -234,16 +235,16 @@ class Output(nn.Module, ABC):
     def flops(self, elements: Mapping[str, int]) -> int:
         """Multiplications and additions of the head for one sample."""
 
-    def narrowed(self, answers: Tensor) -> Tensor:
-        """Decoder answers (B, o, E) of some queries → what `predict` needs of them, each by itself.
+    def reader(self, context: Context) -> Affine | None:
+        """The linear that every decoder answer (B, o, E) goes through before `predict`; None: there is none.
 
-        So the answers of a million queries need not be kept. All of them, unless a kind says more.
+        So the answers of a million queries need not be kept, and the decoder may draw it into its own last product.
         """
-        return answers
+        return None
 
     @abstractmethod
     def predict(self, answers: Tensor, context: Context) -> Tensor:
-        """`narrowed` decoder answers (B, O, …) → this output's prediction (B, …)."""
+        """Decoder answers (B, O, E), or what the `reader` made of them → this output's prediction (B, …)."""
 
     @abstractmethod
     def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

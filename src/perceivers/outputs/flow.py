@@ -14,6 +14,7 @@ from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError, missing_extra
 from perceivers.nn.initialisers import plain_linear
 from perceivers.nn.lifted import AxisTables, Lifted
+from perceivers.nn.linear import Affine
 from perceivers.nn.position import FourierPosition
 from perceivers.outputs.base import Context, Output, OutputSettings, Sizes
 from perceivers.outputs.flow_files import read_flow
@@ -155,15 +156,15 @@ class FlowHead(Output):
         """Those of the linear."""
         return 4 * self.count(elements) * self.head.in_features
 
-    def narrowed(self, answers: Tensor) -> Tensor:
-        """(B, o, 2)."""
-        return self.head(answers) * self.factor
+    def reader(self, context: Context) -> Affine:
+        """To (B, o, 2)."""
+        return Affine(self.head.weight, self.head.bias)
 
     def predict(self, answers: Tensor, context: Context) -> Tensor:
         """(B, H, W, 2), on the grid of the elements."""
         position = context.read[self.input].position
         assert isinstance(position, AxisTables), "checked when it was built"
-        return answers.unflatten(1, position.grid[-2:])
+        return answers.unflatten(1, position.grid[-2:]) * self.factor
 
     def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The mean end-point error of an example's known pixels, in pixels."""

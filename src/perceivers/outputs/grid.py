@@ -15,6 +15,7 @@ from perceivers.elements import Elements
 from perceivers.errors import DataError, missing_extra
 from perceivers.nn.initialisers import plain_linear
 from perceivers.nn.lifted import Lifted
+from perceivers.nn.linear import Affine
 from perceivers.nn.position import FourierPosition
 from perceivers.nn.stem import depth_to_space, space_to_depth
 from perceivers.npy import load_npy
@@ -194,9 +195,9 @@ class GridHead(Output):
         """Those of the linear."""
         return 2 * math.prod(self.grid) * self.head.in_features * self.head.out_features
 
-    def narrowed(self, answers: Tensor) -> Tensor:
-        """(B, o, numbers of a query)."""
-        return self.head(answers)
+    def reader(self, context: Context) -> Affine:
+        """To (B, o, numbers of a query)."""
+        return Affine(self.head.weight, self.head.bias)
 
     def predict(self, answers: Tensor, context: Context) -> Tensor:
         """(B, n1, …, nA, channels), or of points (B, points, numbers of a query)."""

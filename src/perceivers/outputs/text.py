@@ -25,6 +25,7 @@ from perceivers.cells import class_name, is_missing
 from perceivers.elements import Elements
 from perceivers.errors import SpecError, missing_extra
 from perceivers.nn.lifted import Lifted
+from perceivers.nn.linear import Affine
 from perceivers.nn.position import LearnedPosition
 from perceivers.outputs.base import Context, LearnedQuery, Output, OutputSettings, Sizes
 from perceivers.settings import Settings
@@ -186,9 +187,13 @@ class TextHead(Output):
         """Those of the embedding, transposed."""
         return 2 * self.length * self.query.channels * len(self.bias)
 
+    def reader(self, context: Context) -> Affine:
+        """Answers over the embedding of the input, and a bias [official EmbeddingDecoder]."""
+        return Affine(_embedding(self.input, context.inputs).weight, self.bias)
+
     def predict(self, answers: Tensor, context: Context) -> Tensor:
-        """Logits: the answers over the embedding of the input, and a bias [official EmbeddingDecoder]."""
-        return F.linear(answers, _embedding(self.input, context.inputs).weight, self.bias)
+        """Logits, which is what is read of the answers."""
+        return answers
 
     def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy in nats a byte, over the known bytes that the model reads: of a masked text the hidden."""

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from perceivers.nn.attention.state import LOG2_E, SAFE_SCORE, TILE_SCORES, Gradients, State
+from perceivers.nn.attention.state import LOG2_E, SAFE_SCORE, TILE_SCORES, Gradients, State, moments
 from perceivers.nn.lifted import AxisTables, Lifted
 
 SMALLEST_TILE = 32
@@ -89,18 +89,18 @@ class _Sample:
         self.eps = eps
         self.tables = lifted.position.tables
         self.places = _places(lead, self.content.device)
-        self.moments = [_moments(table.double()) for table in self.tables]
+        self.moments = [moments(table.double()) for table in self.tables]
 
     def statistics(self, tile: _Tile) -> _Statistics:
         """In float64, from each table row's mean m and squares q about it: Σ (T − μ)² = q + P·(m − μ)²."""
         content = self.content[tile.top : tile.bottom, tile.left : tile.right].double()
         found = []
-        for axis, (table, moments) in enumerate(zip(self.tables, self.moments, strict=True)):
+        for axis, (table, of_rows) in enumerate(zip(self.tables, self.moments, strict=True)):
             if axis < len(self.places):
                 place = self.places[axis][tile.top : tile.bottom]
-                found.append((table.shape[1], *(values[place][:, None] for values in moments)))
+                found.append((table.shape[1], *(values[place][:, None] for values in of_rows)))
             else:
-                found.append((table.shape[1], *(values[tile.left : tile.right] for values in moments)))
+                found.append((table.shape[1], *(values[tile.left : tile.right] for values in of_rows)))
         mean = (content.sum(-1) + sum(count * m for count, m, _ in found)) / self.channels
         square = (content - mean[..., None]).square().sum(-1)
         square += sum(q + count * (m - mean).square() for count, m, q in found)
@@ -198,12 +198,6 @@ class _Marginals:
 
 def _centred(a: Tensor) -> Tensor:
     return a - a.mean(-1, keepdim=True)
-
-
-def _moments(table: Float[Tensor, "n P"]) -> tuple[Tensor, Tensor]:
-    """Of each row its mean and the sum of squares about it; zeros for a table without channels."""
-    mean = table.sum(1) / max(table.shape[1], 1)
-    return mean, (table - mean[:, None]).square().sum(1)
 
 
 def _places(lead: list[int], device: torch.device) -> list[Tensor]:

@@ -113,6 +113,12 @@ class ElementGradients:
         return self.content, () if self.position is None else (self.position,)
 
 
+def moments(table: Float[Tensor, "n P"]) -> tuple[Tensor, Tensor]:
+    """Of each row its mean and the sum of squares about it; zeros for a table without channels."""
+    mean = table.sum(1) / max(table.shape[1], 1)
+    return mean, (table - mean[:, None]).square().sum(1)
+
+
 def normalised(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """x̂ of a chunk and 1/√(var + ε)."""
     found, _, rstd = torch.native_layer_norm(x, [x.shape[-1]], None, None, eps)
