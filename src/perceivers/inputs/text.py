@@ -27,7 +27,7 @@ from perceivers.inputs.augment_text import TextAugmentation, augment_text_sample
 from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid, joined_channels
 from perceivers.inputs.position import Learned, NoPosition, Position
 from perceivers.nn.initialisers import learned_array
-from perceivers.nn.lifted import Lifted
+from perceivers.nn.lifted import Lifted, Lookup
 from perceivers.settings import Names, Settings
 from perceivers.tokens import Encoding
 
@@ -196,7 +196,7 @@ class Bytes(Input):
             ids = torch.where(elements.mask, ids, ids.new_zeros(()))
         content = self.embedding(ids)
         position = None if self.position is None else self.position(grid=elements.grid, like=content)
-        return Lifted(content, position, elements.mask, self.add)
+        return Lifted(content, position, elements.mask, self.add, Lookup(self.embedding.weight, ids))
 
 
 def _cut(sample: Sample, length: int) -> Sample:

@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -64,19 +65,27 @@ class AxisTables:
         return torch.cat(parts, dim=-1)[:, list(self.order)]
 
 
+class Lookup(NamedTuple):
+    """What content is rows of: a table (K, c), and which row each element is, (B, M)."""
+
+    table: Tensor
+    ids: Tensor
+
+
 @dataclass(frozen=True)
 class Lifted:
     """Elements of one input on their way to the encoder.
 
     content: (B, M, c). position: (M, P), (B, M, P), `AxisTables` of a grid with M cells, or None. mask: (B, M), True =
     real, or None = all. `add`: positions are added, not concatenated behind the content [models.md §3: output order is
-    features, position].
+    features, position]. lookup: where every real element's content is a row of one table, that.
     """
 
     content: Tensor
     position: Tensor | AxisTables | None = None
     mask: Tensor | None = None
     add: bool = False
+    lookup: Lookup | None = None
 
     @property
     def batch(self) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from perceivers.errors import SpecError
 from perceivers.nn.attention.asking import ask_grid, asks_by_tables
 from perceivers.nn.attention.attend import attend
+from perceivers.nn.attention.lookup import looked_up, looks_up
 from perceivers.nn.attention.planner import Asking, Path, choose_paths, has_room, reads_apart, shape_of
 from perceivers.nn.attention.read import Asked, asked, attend_lifted, merged_values, values_of
 from perceivers.nn.attention.state import State
@@ -90,6 +91,10 @@ class Attention(nn.Module):
             paths = choose_paths(shapes, asking, self.flat, has_room(query, count, asking))
         if paths is None:
             readable = None if elements.mask is None else elements.mask[:, None]
+            first, *others = elements.in_memory
+            if not others and looks_up(first):
+                keys, values = looked_up(first, norm, self.key, self.value)
+                return self.output(attend(query, keys, values, self.heads, readable))
             return self._read(query, norm(elements.joined), readable)
         read = attend_lifted(query, elements.parts, paths, norm, self.key, self.value, self.heads, elements.group)
         return self.output(read)
