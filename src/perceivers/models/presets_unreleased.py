@@ -225,6 +225,7 @@ _MULTIMODAL = tuple(
 _VIDEO: dict[str, Any] = {
     "kind": "video",
     "size": [32, 224, 224],
+    "rate": 25,
     "resize": "crop",
     "mean": [127.5, 127.5, 127.5],
     "std": [127.5, 127.5, 127.5],
