@@ -129,3 +129,28 @@ def test_shapes_that_no_such_model_has(tmp_path):
     np.savez(tmp_path / "other.npz", **held)
     with pytest.raises(ModelError, match=r"is no language model of Perceiver IO of any size.*pos_embs' is missing"):
         verification(tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "changed", "said"),
+    [
+        ("paired_flow", "input/images", np.zeros((2, 8, 12, 3), np.float32), "'input/images' is .*; wanted 5 axes"),
+        ("paired_multimodal", "input/audio", np.zeros((1, 128), np.float32), "'input/audio' is .*; wanted 3 axes"),
+        ("paired_multimodal", "input/image", None, "'input/image' is missing"),
+        ("paired_multimodal", "output/audio", np.zeros((1, 23), np.float32), "which is no answer of 8 numbers a point"),
+        ("paired_multimodal", "output/latents", np.zeros(3, np.float32), "output 'latents' is recorded"),
+    ],
+)
+def test_what_cannot_be_compared(name, array, changed, said, tmp_path):
+    arrays = {**MADE[name](tmp_path), array: changed}
+    np.savez(tmp_path / "other.npz", config="{}", **{key: a for key, a in arrays.items() if a is not None})
+    with pytest.raises(ModelError, match=said):
+        verification(tmp_path / "other.npz")
+
+
+def test_a_recording_without_outputs(tmp_path):
+    with np.load(DATA / "paired_mlm.npz") as stored:
+        held = {key: stored[key] for key in stored.files if not key.startswith("output/")}
+    np.savez(tmp_path / "other.npz", **held)
+    with pytest.raises(ModelError, match="records no output, so there is nothing to compare with"):
+        verification(tmp_path / "other.npz")

@@ -84,7 +84,8 @@ def multimodal(stored: Stored) -> dict[str, Tensor]:
 
 def language_answers(stored: Stored, spec: Spec) -> dict[str, Tensor]:
     """Of `input/inputs` (B, L), with `input/input_mask` and without."""
-    ids, mask = recorded_input(stored, "inputs").long()[..., None], recorded_input(stored, "input_mask").bool()
+    ids, mask = (recorded_input(stored, name, axes=2) for name in ("inputs", "input_mask"))
+    ids, mask = ids.long()[..., None], mask.bool()
     grid = (ids.shape[1],)
     masked, whole = (Batch({"text": Elements(ids, grid=grid, mask=m)}, len(ids)) for m in (mask, None))
     model = _official(spec, stored)
@@ -102,7 +103,7 @@ def language_answers(stored: Stored, spec: Spec) -> dict[str, Tensor]:
 def flow_answers(stored: Stored, spec: Spec) -> dict[str, Tensor]:
     """Of `input/images` (B, 2, H, W, 3)."""
     model = _official(spec, stored)
-    images = recorded_input(stored, "images")
+    images = recorded_input(stored, "images", axes=5)
     pair = torch.cat([images[:, 0], images[:, 1]], dim=-1)
     size = int(model.spec.model_dump()["inputs"]["pair"]["lift"]["size"])
     windows = [windows_around(image, size) for image in images.unbind(1)]
@@ -133,11 +134,14 @@ def clip_answers(model: Model, latents: Tensor, points: Mapping[str, Tensor]) ->
     }
 
 
-def recorded_input(stored: Stored, name: str) -> Tensor:
-    """`input/<name>`. Raises `ModelError` where it is missing."""
-    if f"input/{name}" not in stored.arrays:
+def recorded_input(stored: Stored, name: str, axes: int | None = None) -> Tensor:
+    """`input/<name>`, of as many axes where that is said. Raises `ModelError` where it is missing or has others."""
+    array = stored.arrays.get(f"input/{name}")
+    if array is None:
         raise refused(stored.path, f"'input/{name}' is missing.")
-    return torch.from_numpy(np.array(stored.arrays[f"input/{name}"].read()))
+    if axes is not None and len(array.shape) != axes:
+        raise refused(stored.path, f"'input/{name}' is {array.shape}; wanted {axes} axes.")
+    return torch.from_numpy(np.array(array.read()))
 
 
 def _images(stored: Stored, spec: Spec) -> dict[str, Tensor]:

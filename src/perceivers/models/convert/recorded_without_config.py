@@ -6,6 +6,7 @@ near.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -46,16 +47,20 @@ def recomputed_without_config(stored: Stored) -> tuple[Mapping[str, Tensor], tup
 
     Raises `ModelError` for shapes that no model of the family has, and for an input that is missing.
     """
-    tried: list[tuple[float, Tried]] = []
-    for answers, chosen in WITHOUT_CONFIG[stored.family](stored):
-        tried.append((_distance(answers, stored), (answers, chosen)))
-        if tried[-1][0] < _NEAR:
+    nearest, best, tried = math.inf, None, 0
+    for one in WITHOUT_CONFIG[stored.family](stored):
+        tried += 1
+        distance = _distance(one[0], stored)
+        if best is None or distance < nearest:
+            nearest, best = distance, one
+        if nearest < _NEAR:
             break
-    _, (answers, chosen) = min(tried, key=lambda one: one[0])
+    assert best is not None, "one head divides every width"
+    answers, chosen = best
     return answers, (
         "no config is recorded: the arrays' shapes tell widths and numbers of layers, the published model of that "
         "family tells the rest, but for what the recorded outputs must tell",
-        f"nearest to them of {len(tried)} tried: {chosen}",
+        f"nearest to them of {tried} tried: {chosen}",
     )
 
 
@@ -94,7 +99,7 @@ def _language(stored: Stored) -> Iterator[Tried]:
 
 
 def _flow(stored: Stored) -> Iterator[Tried]:
-    size = recorded_input(stored, "images").shape[2:4]
+    size = recorded_input(stored, "images", axes=5).shape[2:4]
     inferred = inferred_data(stored, {"pair": size})
     inferred["inputs"]["pair"] |= {"mean": 0.0, "std": 1.0}
     for data, heads in _headed(stored, inferred):
@@ -108,7 +113,7 @@ def _flow(stored: Stored) -> Iterator[Tried]:
 
 
 def _multimodal(stored: Stored) -> Iterator[Tried]:
-    sizes = {name: recorded_input(stored, name).shape[1:-1] for name in ("audio", "image")}
+    sizes = {name: recorded_input(stored, name, axes).shape[1:-1] for name, axes in (("audio", 3), ("image", 5))}
     inferred = inferred_data(stored, sizes)
     # Recorded frames are what the network reads and answers.
     inferred["inputs"]["image"]["std"], inferred["outputs"]["image"]["std"] = [1.0] * 3, 1.0

@@ -78,6 +78,8 @@ def verification(path: str | Path) -> Verification:
 
 def _beside(stored: Stored, found: Recomputed) -> dict[str, Comparison]:
     wanted = {name.partition("/")[2]: array for name, array in stored.arrays.items() if name.startswith("output/")}
+    if not wanted:
+        raise UnsupportedRecordingError(f"'{stored.path}' records no output, so there is nothing to compare with.")
     left = sorted(wanted.keys() - found.keys())
     if left:
         raise UnsupportedRecordingError(
