@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 import perceivers
 from perceivers.models.convert import read_weights
+from perceivers.models.convert.mapping import assembled
 from perceivers.models.convert.recorded_specs import language_spec
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "data"
@@ -48,7 +49,7 @@ def test_verify(call, tmp_path):
     assert done.code == 1
     assert "outside 1e-4 + 1e-4 · |recorded|" in done.out
     assert done.out.splitlines()[-1] == "differs: 1 of 2 outputs outside rtol=atol=1e-4: flow"
-    done = call("weights", "verify", PICKLE)
+    done = call("weights", "verify", GOLDEN / "hf_masked_lm" / "model.safetensors")
     assert done.code == 2
     assert "is no recording" in done.err
     assert done.out == ""
@@ -56,6 +57,37 @@ def test_verify(call, tmp_path):
     done = call("weights", "verify", "damaged.npz")
     assert done.code == 2
     assert done.err.startswith("not verified: 'damaged.npz' cannot be read")
+
+
+def test_verify_weights_alone(call, monkeypatch):
+    done = call("weights", "verify", PICKLE)
+    assert done.code == 0
+    *lines, said, run, verdict = done.out.splitlines()
+    assert lines[2].split() == ["weights/embed", "absolute", "0.00e+00", "relative", "0.00e+00"]
+    assert said.startswith("no outputs are recorded, so only the weights were compared")
+    assert run == "the model's answers to random inputs are finite"
+    assert verdict == f"agrees: {len(lines)} modules exactly"
+    monkeypatch.setattr("perceivers.models.convert.recorded_weights.assembled", changed)
+    done = call("weights", "verify", PICKLE)
+    assert done.code == 1
+    assert done.out.splitlines()[-1] == f"differs: 1 of {len(lines)} modules not exactly given back: weights/embed"
+
+
+def changed(*given) -> torch.nn.Module:
+    """The model with the least change of one number."""
+    model = assembled(*given)
+    model.state_dict()["inputs.text.embedding.weight"][7, 7] *= 1 + 2**-22
+    return model
+
+
+def test_verify_without_a_config(call):
+    done = call("weights", "verify", GOLDEN / "paired_mlm.npz")
+    assert done.code == 0
+    logits, said, chosen, verdict = done.out.splitlines()
+    assert logits.startswith("logits  absolute ")
+    assert said.startswith("no config is recorded: the arrays' shapes tell widths and numbers of layers")
+    assert "heads: 4 of the cross-attend, 4 of the self-attends, 8 of the decoder" in chosen
+    assert verdict == "agrees: 1 output within rtol=atol=1e-4"
 
 
 def test_errors_write_nothing(call, spec, tmp_path):

@@ -72,7 +72,7 @@ def test_what_does_not_fit_its_config(tmp_path):
 
 def test_what_is_no_recording(tmp_path):
     with pytest.raises(UnsupportedRecordingError, match="is no recording: wanted an npz with a config"):
-        compare(DATA / "imagenet_conv_like.pystate")
+        compare(DATA / "hf_masked_lm" / "model.safetensors")
     path = altered(tmp_path, "dm_optical_flow", {"output/more": np.zeros(3, "f")})
     with pytest.raises(UnsupportedRecordingError, match="output 'more' is recorded"):
         compare(path)

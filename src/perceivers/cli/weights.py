@@ -104,27 +104,42 @@ def export(
 
 @app.command()
 def verify(
-    file: Annotated[Path, typer.Argument(help="Recorded vectors: an npz, or a transformers folder with io.npz.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Recorded vectors: an npz, or a transformers folder with io.npz; or a pickle of DeepMind's."
+        ),
+    ],
 ) -> None:
-    """Compute the outputs that are recorded in a file again; exit 1 where one is off, 2 for what is not verified."""
+    """Compute the outputs that are recorded in a file again; exit 1 where one is off, 2 for what is not verified.
+
+    Of a pickle, which holds no outputs, the weights are compared with what the model gives back of them.
+    """
     from perceivers.errors import PerceiversError
-    from perceivers.models.convert import compare
+    from perceivers.models.convert.verify import verification
 
     try:
-        found = compare(file)
+        done = verification(file)
     # 1 says that outputs were computed and differ: no other fault may.
     except PerceiversError as error:
         print(f"not verified: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
-    width = max(len(name) for name in found)
-    for name, comparison in found.items():
-        said = "" if comparison.within else "  outside 1e-4 + 1e-4 · |recorded|"
+    what, kept = ("module", "exactly") if done.weights_only else ("output", "within rtol=atol=1e-4")
+    width = max((len(name) for name in done.found), default=0)
+    for name, comparison in done.found.items():
+        said = (
+            "" if comparison.within else f"  {'changed' if done.weights_only else 'outside 1e-4 + 1e-4 · |recorded|'}"
+        )
         print(f"{name:<{width}}  absolute {comparison.absolute:.2e}  relative {comparison.relative:.2e}{said}")
-    off = [name for name, comparison in found.items() if not comparison.within]
+    for line in done.said:
+        print(line)
+    count = f"{len(done.found)} {what}{'' if len(done.found) == 1 else 's'}"
+    off = [name for name, comparison in done.found.items() if not comparison.within]
     if off:
-        print(f"differs: {len(off)} of {len(found)} outputs outside rtol=atol=1e-4: {', '.join(off)}")
+        kept = "not exactly given back" if done.weights_only else "outside rtol=atol=1e-4"
+        print(f"differs: {len(off)} of {count} {kept}: {', '.join(off)}")
         raise typer.Exit(1)
-    print(f"agrees: {len(found)} output{'s' if len(found) > 1 else ''} within rtol=atol=1e-4")
+    print(f"agrees: {count} {kept}")
 
 
 def _json(stored: "Stored") -> str:

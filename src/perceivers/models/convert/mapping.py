@@ -1,5 +1,6 @@
 """How the arrays of another implementation become a model's: one `Entry` each, all checked before any is set."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,14 @@ def transposed_kernel(array: np.ndarray) -> np.ndarray:
 def one_by_one(array: np.ndarray) -> np.ndarray:
     """A 1×1 convolution (1, 1, in, out) → a linear's weight (out, in)."""
     return array.reshape(array.shape[-2:]).T
+
+
+def undone(entry: Entry, ours: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """The array of that `shape` that becomes `ours`: a change moves numbers, and computes none."""
+    places = entry.change(np.arange(math.prod(shape)).reshape(shape))
+    back = np.empty(math.prod(shape), ours.dtype)
+    back[places.reshape(-1)] = ours.reshape(-1)
+    return back.reshape(shape)
 
 
 def state_dict(
