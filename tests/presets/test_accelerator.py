@@ -69,6 +69,9 @@ def test_a_twin_answers_and_learns_as_on_the_cpu(name):
             assert theirs.grad is not None
             # Some gradients are differences of much larger numbers, and zero but for rounding.
             torch.testing.assert_close(theirs.grad.cpu(), mine.grad, rtol=1e-3, atol=1e-5 * largest)
+    with torch.no_grad():
+        for output, answer in here(samples).items():
+            torch.testing.assert_close(there(samples)[output].cpu(), answer, **CLOSE)
 
 
 @pytest.mark.parametrize("name", ["perceiver-imagenet-fourier", "perceiver-io-flow", "perceiver-io-imagenet-learned"])
@@ -86,6 +89,37 @@ def test_paths_without_keys_agree_there_with_the_plain_one(name, monkeypatch):
     assert taken
     assert all(path != "plain" for paths in taken for path in paths)
     torch.testing.assert_close(apart, plain, rtol=1e-10, atol=1e-12)
+
+
+def test_shortcuts_without_gradients_agree_there_with_the_plain_way(monkeypatch):
+    """Keys of tokens by tables, grids asked in chunks, and readers drawn into the decoder's MLP."""
+    sound = {"kind": "fourier", "bands": 3, "resolution": [64]}
+    spec = {
+        "inputs": {
+            "text": {
+                "kind": "text",
+                "length": 200,
+                "channels": 24,
+                "position": {"kind": "learned", "join": "add", "channels": 24},
+            },
+        },
+        "latents": {"count": 6, "channels": 16},
+        "encoder": {"layers": 1, "self_attend": {"heads": 2}, "cross": {"heads": 2}},
+        "decoder": {"kind": "cross_attend", "output_channels": 12},
+        "outputs": {"sound": {"kind": "grid", "size": [64], "query": {**sound, "end": False}}},
+    }
+    model = drawn(spec).to("cuda").double()
+    looked, read = [], module.looked_up
+    monkeypatch.setattr(module, "looked_up", lambda *given: looked.append(given[0]) or read(*given))
+    samples = [{"text": "a text of some bytes" * count} for count in range(1, 9)]
+    plain = model(samples)["sound"].detach()
+    assert not looked
+    with torch.no_grad():
+        latents = model.encode(samples)
+        for chunk in (None, 7):
+            found = model.decode(latents, chunk=chunk)["sound"]
+            torch.testing.assert_close(found, plain, rtol=1e-10, atol=1e-12)
+    assert looked
 
 
 @pytest.mark.parametrize("cache", [True, False])
