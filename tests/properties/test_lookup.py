@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perceivers.nn import linear
 from perceivers.nn.attention import Attention, module
 from perceivers.nn.attention.lookup import looked_up, looks_up
 from perceivers.nn.lifted import Lifted, Lookup
@@ -35,8 +36,9 @@ def tokens(seed, batch, length, rows, channels, placed, masked, opposite=False):
     placed=st.booleans(),
     masked=st.booleans(),
     bias=st.booleans(),
+    numbers=st.integers(1, 200),
 )
-def test_as_projecting_every_element(seed, batch, length, rows, heads, placed, masked, bias):
+def test_as_projecting_every_element(seed, batch, length, rows, heads, placed, masked, bias, numbers):
     part = tokens(seed, batch, length, rows, 7, placed, masked)
     torch.manual_seed(seed)
     norm = torch.nn.LayerNorm(7).double()
@@ -47,6 +49,7 @@ def test_as_projecting_every_element(seed, batch, length, rows, heads, placed, m
     plain = attention.normed(queries, Gathered((part,)), norm)
     calls = []
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear, "NUMBERS_AT_ONCE", numbers)
         patch.setattr(module, "looked_up", lambda *a: calls.append(a) or looked_up(*a))
         found = attention.normed(queries, Gathered((part,)), norm)
     torch.testing.assert_close(found, plain, rtol=1e-12, atol=1e-12)
@@ -55,12 +58,12 @@ def test_as_projecting_every_element(seed, batch, length, rows, heads, placed, m
 
 def test_a_token_and_a_place_that_are_opposite():
     part = tokens(0, 6, 5, 4, 8, placed=True, masked=False, opposite=True)
-    norm, linear = torch.nn.LayerNorm(8), torch.nn.Linear(8, 3)
+    norm, key = torch.nn.LayerNorm(8), torch.nn.Linear(8, 3)
     lookup = Lookup(part.lookup.table.float(), part.lookup.ids)
     single = Lifted(part.content.float(), part.position.float(), None, True, lookup)
     with torch.no_grad():
-        (found,) = looked_up(single, norm, linear)
-        wanted = linear(norm(single.joined()))
+        ((found,),) = looked_up(single, norm, key)
+        wanted = key(norm(single.joined()))
     # Rounding of two products that cancel, 1e-7, over the root of the norm's epsilon.
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-7 / norm.eps**0.5 * 4)
 

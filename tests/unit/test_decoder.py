@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from perceivers.errors import SpecError
-from perceivers.nn import AverageDecoder, CrossAttend, Decoder, blocks
+from perceivers.nn import AverageDecoder, CrossAttend, Decoder, blocks, linear
 from perceivers.nn.blocks import ACTIVATIONS, MLP
 from perceivers.nn.linear import Affine
 from perceivers.nn.position import FourierPosition, LearnedPosition
@@ -34,6 +34,28 @@ def test_chunks_give_the_whole_answer(queries, chunk, masked):
 
 
 @given(
+    batch=st.integers(0, 5),
+    queries=st.integers(0, 6),
+    masked=st.booleans(),
+    chunk=st.one_of(st.none(), st.integers(1, 4)),
+    numbers=st.integers(1, 100),
+)
+def test_some_samples_at_a_time(batch, queries, masked, chunk, numbers):
+    torch.manual_seed(0)
+    asked = torch.randn(batch, queries, 6, dtype=torch.float64)
+    latents = torch.randn(batch, *LATENTS.shape[1:], dtype=torch.float64)
+    mask = torch.rand(batch, queries) < 0.5 if masked else None
+    model, counts = decoder(heads=2, qk_channels=4), []
+    plain = model(asked, latents, mask, chunk)
+    model.cross_attend.register_forward_pre_hook(lambda _, given: counts.append(len(given[0])))
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(linear, "NUMBERS_AT_ONCE", numbers)
+        found = model(asked, latents, mask, chunk)
+    torch.testing.assert_close(found, plain, rtol=1e-12, atol=1e-12)
+    assert all(count in (batch, 1) or count * min(queries, chunk or queries) * 6 <= numbers for count in counts)
+
+
+@given(
     widths=st.tuples(*[st.integers(1, 20)] * 3),
     queries=st.integers(0, 40),
     widening=st.integers(1, 3),
@@ -53,6 +75,7 @@ def test_a_reader_drawn_into_the_last_product(widths, queries, widening, activat
     plain = reader(model(asked, LATENTS, chunk=chunk))
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr(blocks, "NUMBERS_AT_ONCE", numbers)
+        patch.setattr(linear, "NUMBERS_AT_ONCE", numbers)
         found = torch.cat(list(model.parts(asked, LATENTS, chunk=chunk, reader=Affine(*reader.parameters()))), dim=1)
     torch.testing.assert_close(found, plain, rtol=1e-12, atol=1e-12)
 

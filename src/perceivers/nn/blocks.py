@@ -14,12 +14,10 @@ from perceivers.nn.attention.read import Asked
 from perceivers.nn.attention.state import State
 from perceivers.nn.initialisers import block_linear
 from perceivers.nn.lifted import Lifted
-from perceivers.nn.linear import Affine, in_a_row, once, whole_rows, without_graph
+from perceivers.nn.linear import NUMBERS_AT_ONCE, Affine, in_a_row, once, whole_rows, without_graph
 from perceivers.nn.streamed import Gathered
 
 LAYER_NORM_EPS = 1e-5
-# Of what an MLP makes in `added` so many numbers are alive at once: a larger array would be new memory each time.
-NUMBERS_AT_ONCE = 2**22
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:

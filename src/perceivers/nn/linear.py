@@ -13,6 +13,9 @@ FEWEST_PRODUCTS = 2**26
 # Rows of a float32 result that are no multiple of a cache line's numbers take a processor's product up to half longer
 # to write [docs/log.md, "Products of odd widths"].
 LINE = 16
+# Of what is made for a whole batch and then read once so many numbers are alive at once on a processor: a larger array
+# would be new memory each time, which the system has to clear and map [docs/log.md, "Products of odd widths"].
+NUMBERS_AT_ONCE = 2**22
 
 
 class BlockLinear(nn.Linear):
@@ -75,6 +78,14 @@ def in_a_row(x: Tensor, linears: Sequence[Affine]) -> Tensor:
     for linear in linears:
         x = linear(x)
     return x
+
+
+def samples_at_once(numbers: int, like: Tensor) -> int:
+    """How many samples, each of which makes so many numbers, to go through together where nothing needs a gradient.
+
+    All of them, unless `like` is a processor's; see `NUMBERS_AT_ONCE`.
+    """
+    return max(NUMBERS_AT_ONCE // max(numbers, 1), 1) if like.device.type == "cpu" else 2**62
 
 
 def whole_rows(width: int) -> int:

@@ -17,7 +17,7 @@ from perceivers.errors import SpecError
 from perceivers.nn.blocks import LAYER_NORM_EPS, CrossAttend, SelfAttend
 from perceivers.nn.initialisers import learned_array
 from perceivers.nn.lifted import AxisTables, Lifted
-from perceivers.nn.linear import Affine
+from perceivers.nn.linear import Affine, samples_at_once, without_graph
 from perceivers.nn.streamed import Gathered
 
 Step = tuple[Literal["cross", "block"], int]
@@ -172,8 +172,19 @@ class Decoder(nn.Module):
         step = max(array.shape[1], 1) if chunk is None else chunk
         masks = [None] * max(-(-array.shape[1] // step), 1) if mask is None else mask.split(step, dim=1)
         for some, asking in zip(array.split(step, dim=1), masks, strict=True):
-            readable = None if asking is None else asking[..., None].expand(-1, -1, latents.shape[1])
-            yield self.cross_attend(some, latents, readable, linears)
+            yield self._by_samples(some, latents, asking, linears)
+
+    def _by_samples(
+        self, queries: Float[Tensor, "B O E"], latents: Tensor, mask: Tensor | None, linears: Sequence[Affine]
+    ) -> Float[Tensor, "B O _"]:
+        """The answers; without gradients those of some samples at a time, see `samples_at_once`."""
+        readable = None if mask is None else mask[..., None].expand(-1, -1, latents.shape[1])
+        samples = samples_at_once(queries[:1].numel(), queries)
+        if samples >= len(queries) or not without_graph(queries):
+            return self.cross_attend(queries, latents, readable, linears)
+        masks = [None] * -(-len(queries) // samples) if readable is None else readable.split(samples)
+        several = zip(queries.split(samples), latents.split(samples), masks, strict=True)
+        return torch.cat([self.cross_attend(*some, linears) for some in several])
 
 
 class AverageDecoder(nn.Module):

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from perceivers.nn.lifted import Lifted
-from perceivers.nn.linear import without_graph
+from perceivers.nn.linear import samples_at_once, without_graph
 
 
 def looks_up(part: Lifted) -> bool:
@@ -26,22 +26,26 @@ def looks_up(part: Lifted) -> bool:
     return 2 * rows <= part.content.shape[0] * part.content.shape[1]
 
 
-def looked_up(part: Lifted, norm: nn.LayerNorm, *linears: nn.Linear) -> Iterator[Float[Tensor, "B M _"]]:
-    """`linear(norm(part.joined()))` of each; a masked element gives what stands in the table instead."""
+def looked_up(part: Lifted, norm: nn.LayerNorm, *linears: nn.Linear) -> Iterator[tuple[Float[Tensor, "b M _"], ...]]:
+    """`linear(norm(part.joined()))` of each, of some samples at a time, see `samples_at_once`.
+
+    A masked element gives what stands in the table instead.
+    """
     assert part.lookup is not None, "asked of what looks up"
     table, ids = part.lookup
     position = part.position if isinstance(part.position, Tensor) else table.new_zeros(1, table.shape[1])
     tokens, places = (rows - rows.mean(1, keepdim=True) for rows in (table, position))
     rstd = _rstd(tokens.double(), places.double(), ids, norm.eps).to(table.dtype)
+    made = []
     for linear in linears:
         weight = linear.weight * norm.weight
         constant = nn.functional.linear(norm.bias, linear.weight, linear.bias)
-        by_token, by_place = tokens @ weight.mT, places @ weight.mT
-        found = table.new_empty(*ids.shape, linear.out_features)
-        for sample, of_sample, scale in zip(found, ids, rstd, strict=True):
-            torch.index_select(by_token, 0, of_sample, out=sample)
-            sample.add_(by_place).mul_(scale[:, None]).add_(constant)
-        yield found
+        made.append((tokens @ weight.mT, places @ weight.mT, constant))
+    samples = samples_at_once(max(linear.out_features for linear in linears) * ids.shape[1], table)
+    for some, scale in zip(ids.split(samples), rstd.split(samples), strict=True):
+        yield tuple(
+            by_token[some].add_(by_place).mul_(scale[..., None]).add_(constant) for by_token, by_place, constant in made
+        )
 
 
 def _rstd(tokens: Float[Tensor, "K C"], places: Float[Tensor, "#M C"], ids: Tensor, eps: float) -> Float[Tensor, "B M"]:

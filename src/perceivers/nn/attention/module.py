@@ -93,8 +93,7 @@ class Attention(nn.Module):
             readable = None if elements.mask is None else elements.mask[:, None]
             first, *others = elements.in_memory
             if not others and looks_up(first):
-                keys, values = looked_up(first, norm, self.key, self.value)
-                return self.output(attend(query, keys, values, self.heads, readable))
+                return self._read_tokens(query, first, norm, readable)
             return self._read(query, norm(elements.joined), readable)
         read = attend_lifted(query, elements.parts, paths, norm, self.key, self.value, self.heads, elements.group)
         return self.output(read)
@@ -128,6 +127,13 @@ class Attention(nn.Module):
         """What `normed` gives for the elements whose states these are, each found by its path."""
         read = merged_values(queries, states, paths)
         return self.output(values_of(queries, read, norm, self.value, sure=False))
+
+    def _read_tokens(self, query: Tensor, tokens: Lifted, norm: nn.LayerNorm, mask: Tensor | None) -> Tensor:
+        made, done = [], 0
+        for keys, values in looked_up(tokens, norm, self.key, self.value):
+            some = slice(done, done := done + len(keys))
+            made.append(attend(query[some], keys, values, self.heads, None if mask is None else mask[some]))
+        return self.output(torch.cat(made))
 
     def _read(self, query: Tensor, elements: Tensor, mask: Tensor | None) -> Tensor:
         return self.output(attend(query, self.key(elements), self.value(elements), self.heads, mask))
