@@ -25,7 +25,7 @@ RECORDED = {
 }
 
 
-def altered(tmp_path: Path, name: str, arrays: dict[str, np.ndarray | None]) -> Path:
+def altered(tmp_path: Path, name: str, arrays: dict[str, np.ndarray | str | None]) -> Path:
     """The recording with some arrays replaced, or left out where None."""
     with np.load(DATA / f"{name}.npz", allow_pickle=False) as stored:
         held = {key: stored[key] for key in stored.files}
@@ -68,6 +68,22 @@ def test_what_does_not_fit_its_config(tmp_path):
     path = altered(tmp_path, "dm_language_mlm", {bias: np.zeros(7, "f")})
     with pytest.raises(ModelError, match=rf"of another shape, the first '{bias}': \(7,\), .*\(262,\)"):
         compare(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "changed", "said"),
+    [
+        ("dm_image_conv", "config", '{"input_preprocessor": {}}', "KeyError: 'prep_type'"),
+        ("dm_image_conv", "config", '{"input_preprocessor": 3, "encoder": []}', "TypeError"),
+        ("dm_blocks", "input/kv", None, "KeyError: 'input/kv'"),
+        ("dm_upsample", "input/x2", np.zeros((2, 3), np.float32), "do not belong together"),
+        ("hip_basic", "input/image", np.zeros((2, 3), np.float32), "do not belong together"),
+        ("ar_rotary", "input/events", np.full((4, 20), 900, np.int32), "do not belong together"),
+    ],
+)
+def test_a_recording_whose_parts_are_not_of_one_kind_is_not_verified(name, array, changed, said, tmp_path):
+    with pytest.raises(UnsupportedRecordingError, match=said):
+        verify(altered(tmp_path, name, {array: changed}))
 
 
 def test_what_is_no_recording(tmp_path):

@@ -68,6 +68,13 @@ def test_a_token_and_a_place_that_are_opposite():
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-7 / norm.eps**0.5 * 4)
 
 
+@torch.no_grad()
+def test_norms_of_all_tokens_at_all_places_are_no_larger_than_the_elements():
+    assert looks_up(tokens(0, 60, 5, 120, 4, placed=True, masked=False))
+    assert not looks_up(tokens(0, 60, 5, 121, 4, placed=True, masked=False))
+    assert looks_up(tokens(0, 60, 5, 121, 4, placed=False, masked=False))
+
+
 @pytest.mark.parametrize("reason", ["gradients", "few samples", "another position", "autocast", "no table"])
 def test_else_elements_are_projected(reason):
     part = tokens(0, 1 if reason == "few samples" else 6, 5, 4, 8, placed=True, masked=False)

@@ -81,10 +81,10 @@ def test_a_reader_drawn_into_the_last_product(widths, queries, widening, activat
 
 
 @pytest.mark.parametrize(("narrow", "hidden_read"), [(3, True), (600, False)])
-def test_it_is_drawn_in_where_it_is_narrow(narrow, hidden_read):
+def test_it_is_drawn_in_where_it_is_narrow(narrow, hidden_read, monkeypatch):
     model, asked = decoder(64), torch.randn(2, 300, 64, dtype=torch.float64)
-    ran = []
-    model.cross_attend.mlp.output.register_forward_hook(lambda *_: ran.append(True))
+    ran, real, own = [], F.linear, model.cross_attend.mlp.output.weight
+    monkeypatch.setattr(F, "linear", lambda x, w, *rest: (ran.append(True) if w is own else None) or real(x, w, *rest))
     reader = Affine(torch.ones(narrow, 64, dtype=torch.float64))
     with torch.no_grad():
         list(model.parts(asked, LATENTS, reader=reader))
@@ -95,6 +95,32 @@ def test_it_is_drawn_in_where_it_is_narrow(narrow, hidden_read):
     with torch.no_grad():
         list(model.parts(asked, LATENTS, reader=reader))
     assert len(ran) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["cross_attend.mlp.hidden", "cross_attend.mlp.output", "cross_attend.mlp_norm", "output"]
+)
+def test_a_module_with_a_hook_is_called(name):
+    torch.manual_seed(0)
+    model = Decoder(CrossAttend(64, 8), torch.nn.Linear(64, 5)).double().eval()
+    asked, reader = torch.randn(2, 300, 64, dtype=torch.float64), torch.nn.Linear(5, 2).double()
+    model.get_submodule(name).register_forward_hook(lambda module, given, found: 2 * found)
+    (plain,) = model.parts(asked, LATENTS, reader=Affine.of(reader))
+    with torch.no_grad():
+        (found,) = model.parts(asked, LATENTS, reader=Affine.of(reader))
+    torch.testing.assert_close(found, plain, rtol=1e-12, atol=1e-12)
+
+
+def test_answers_drawn_at_random_in_use():
+    torch.manual_seed(0)
+    model = Decoder(CrossAttend(64, 8, dropout=0.5)).double().eval()
+    model.cross_attend.dropout.train()
+    asked, reader = torch.randn(2, 50, 64, dtype=torch.float64), torch.ones(1, 64, dtype=torch.float64)
+    drawn = []
+    model.cross_attend.dropout.register_forward_hook(lambda *_: drawn.append(True))
+    with torch.no_grad():
+        list(model.parts(asked, LATENTS, reader=Affine(reader)))
+    assert len(drawn) == 2
 
 
 @pytest.mark.parametrize("chunk", [0, -3])

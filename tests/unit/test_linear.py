@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from perceivers.nn import linear
-from perceivers.nn.linear import BlockLinear, once
+from perceivers.nn.linear import Affine, BlockLinear, is_plain, once
 
 
 def taken(monkeypatch):
@@ -30,6 +30,14 @@ def test_without_gradients_large_products_go_by_onednn(shape, mode, monkeypatch)
     assert found.layout == torch.strided
 
 
+def test_an_array_of_many_axes_goes_the_ordinary_way(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    calls, layer = taken(monkeypatch), BlockLinear(300, 700)
+    with torch.no_grad():
+        assert layer(torch.randn(1, 1, 1, 1, 512, 300)).shape == (1, 1, 1, 1, 512, 700)
+    assert not calls
+
+
 def test_where_mkl_is_faster_none_do(monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     calls = taken(monkeypatch)
@@ -38,9 +46,9 @@ def test_where_mkl_is_faster_none_do(monkeypatch):
     assert not calls
 
 
-def test_what_all_samples_share_is_computed_once():
-    layer, shapes = BlockLinear(3, 2), []
-    layer.register_forward_hook(lambda module, given, found: shapes.append(tuple(found.shape)))
+def test_what_all_samples_share_is_computed_once(monkeypatch):
+    layer, shapes, real = BlockLinear(3, 2), [], F.linear
+    monkeypatch.setattr(F, "linear", lambda x, *rest: shapes.append((*x.shape[:-1], 2)) or real(x, *rest))
     shared = torch.randn(1, 4, 3, requires_grad=True)
     found = once(layer, shared.expand(5, -1, -1))
     assert (shapes, tuple(found.shape)) == ([(1, 4, 2)], (5, 4, 2))
@@ -50,6 +58,54 @@ def test_what_all_samples_share_is_computed_once():
     shapes.clear()
     once(layer, torch.randn(5, 4, 3))
     assert shapes == [(5, 4, 2)]
+
+
+class Adapted(torch.nn.Linear):
+    """As adapters stand in for a linear: its weight and bias are to be seen, and are not all."""
+
+    def __init__(self, base: torch.nn.Linear) -> None:
+        super().__init__(base.in_features, base.out_features)
+        self.weight, self.bias = base.weight, base.bias
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) + 1
+
+
+def hooked(linear: torch.nn.Linear) -> torch.nn.Module:
+    linear.register_forward_hook(lambda module, given, found: found + 1)
+    return linear
+
+
+def replaced(linear: torch.nn.Linear) -> torch.nn.Module:
+    linear.forward = lambda x: F.linear(x, linear.weight, linear.bias) + 1
+    return linear
+
+
+CHANGES = (Adapted, hooked, replaced)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_more_than_its_weights_is_called_for_all(change):
+    changed = change(BlockLinear(3, 2))
+    assert not is_plain(changed)
+    assert not Affine.of(changed).drawable
+    x = torch.randn(1, 4, 3).expand(5, -1, -1)
+    torch.testing.assert_close(once(changed, x), F.linear(x, changed.weight, changed.bias) + 1)
+    torch.testing.assert_close(Affine.of(changed)(x), F.linear(x, changed.weight, changed.bias) + 1)
+
+
+def test_a_parametrised_linear_is_still_its_weights():
+    layer = torch.nn.utils.parametrizations.weight_norm(BlockLinear(3, 2))
+    assert is_plain(layer, torch.nn.LayerNorm(3), torch.nn.Linear(3, 2))
+
+
+@pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"])
+def test_hooks_of_every_kind_are_noticed(kind):
+    layer = BlockLinear(3, 2)
+    handle = getattr(layer, f"register_{kind}")(lambda *_: None)
+    assert not is_plain(layer)
+    handle.remove()
+    assert is_plain(layer)
 
 
 def test_small_products_gradients_and_other_types_go_the_ordinary_way(monkeypatch):

@@ -342,3 +342,9 @@ class TestRefusals:
         model.train()
         with pytest.raises(PerceiversError, match="in training mode"):
             live.latents()
+
+    def test_an_adapter_in_the_encoder(self):
+        model = a_model()
+        model.encoder.cross_attends[0].attention.value.register_forward_hook(lambda module, given, found: 2 * found)
+        with pytest.raises(SpecError, match="a live input, is read with the weights"):
+            LiveEncoder(model, "live")

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from perceivers import build
+from perceivers import Source, build
+from perceivers.errors import SpecError
 from perceivers.nn.attention import module, planner
 
 SPEC = {
@@ -63,6 +64,45 @@ def test_less_memory_gives_the_same_answers_and_gradients(monkeypatch):
     assert len(remade) == 3 * once, "once more in the backward pass"
     assert len(calls) == 2
     assert not any("plain" in paths for paths in calls)
+
+
+class Adapted(torch.nn.Module):
+    """A linear and a narrow one beside it, as adapters put it; its weight is to be seen, and is not all."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.beside = base, torch.nn.Linear(base.in_features, base.out_features, dtype=base.weight.dtype)
+        self.weight, self.bias = base.weight, base.bias
+        self.in_features, self.out_features = base.in_features, base.out_features
+
+    def forward(self, x):
+        return self.base(x) + self.beside(x)
+
+
+@pytest.mark.parametrize("part", ["key", "value", "query"])
+def test_an_adapter_is_used_whatever_the_path_and_learns(part, monkeypatch):
+    model = build(SPEC, seed=0).double()
+    attention = model.encoder.cross_attends[0].attention
+    adapted = Adapted(getattr(attention, part))
+    setattr(attention, part, adapted)
+    samples = [{"photo": torch.randn(64, 64, 1).numpy(), "row": [1.0, 2.0]}] * 2
+    monkeypatch.setattr(planner, "FEWEST_ELEMENTS", 10**6)
+    wanted = answers_and_gradients(model, samples)
+    monkeypatch.undo()
+    monkeypatch.setattr(planner, "COSTS", dict.fromkeys(planner.COSTS, (1, 1, 40, 0, 0, 0)))
+    assert paths_of(model) == ("factorised", "absorbed")
+    for (name, one), (_, other) in zip(answers_and_gradients(model, samples), wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12, msg=lambda text, n=name: f"{n}: {text}")
+    assert adapted.beside.weight.grad.abs().sum() > 0
+
+
+def test_a_source_is_not_read_past_an_adapter():
+    model = build(SPEC, seed=0)
+    attention = model.encoder.cross_attends[0].attention
+    attention.key = Adapted(attention.key)
+    rows = torch.randint(0, 255, (64, 64, 1), dtype=torch.uint8).numpy()
+    with pytest.raises(SpecError, match="has a hook or a forward of its own, such as an adapter"), torch.no_grad():
+        model.encode({"photo": Source((64, 64, 1), lambda: [rows])})
 
 
 def paths_taken(monkeypatch):

@@ -14,7 +14,7 @@ from perceivers.nn.attention.read import Asked
 from perceivers.nn.attention.state import State
 from perceivers.nn.initialisers import block_linear
 from perceivers.nn.lifted import Lifted
-from perceivers.nn.linear import NUMBERS_AT_ONCE, Affine, in_a_row, once, whole_rows, without_graph
+from perceivers.nn.linear import NUMBERS_AT_ONCE, Affine, in_a_row, is_plain, once, whole_rows, without_graph
 from perceivers.nn.streamed import Gathered
 
 LAYER_NORM_EPS = 1e-5
@@ -64,7 +64,7 @@ class MLP(nn.Module):
         """`linears`, one behind the other, of x + self(norm(x)), with the first of them drawn into the last product.
 
         R(x + W·h + b) = R·x + (R·W)·h + R·b: where R is narrow, so is what h goes through. As many of them are drawn
-        in as makes the fewest products; hooks of the linears then see nothing. For no gradients.
+        in as makes the fewest products. For no gradients, and modules that are plain (`is_plain`).
         """
         drawn = min(range(len(linears) + 1), key=lambda count: self._products(x.numel(), linears, count))
         if not drawn:
@@ -159,9 +159,16 @@ class CrossAttend(nn.Module):
         """The queries (B, O, E) once their attention has `read` as much: residual, MLP and the linears behind it."""
         read = self.dropout(read)
         x = queries + read if self.query_residual else read
-        if linears and without_graph(x) and not (self.training and self.dropout.p):
+        if linears and without_graph(x) and self._drops_nothing(linears):
             return self.mlp.added(x, self.mlp_norm, linears)
         return in_a_row(x + self.dropout(self.mlp(self.mlp_norm(x))), linears)
+
+    def _drops_nothing(self, linears: Sequence[Affine]) -> bool:
+        """Whether what is behind the attention is products and an activation alone."""
+        # Asked of the dropout itself: drawing answers at random in use turns on nothing else.
+        if self.dropout.training and self.dropout.p:
+            return False
+        return all(a.drawable for a in linears) and is_plain(self.mlp.hidden, self.mlp.output, self.mlp_norm)
 
 
 class SelfAttend(nn.Module):

@@ -1,6 +1,6 @@
 """The linear of attention and MLP blocks: `F.linear`, or the same by oneDNN where that is faster; linears in a row."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 # Multiply-adds of a product below which turning the rows into oneDNN's layout and back is not worth it [measured].
 FEWEST_PRODUCTS = 2**26
+_MOST_AXES = 5
 # Rows of a float32 result that are no multiple of a cache line's numbers take a processor's product up to half longer
 # to write [docs/log.md, "Products of odd widths"].
 LINE = 16
@@ -42,19 +43,52 @@ class BlockLinear(nn.Linear):
             return False
         if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or self.weight.dtype != torch.float32:
             return False
-        large = x.numel() * self.out_features >= FEWEST_PRODUCTS
+        # Of more axes oneDNN takes no array.
+        large = x.numel() * self.out_features >= FEWEST_PRODUCTS and x.ndim <= _MOST_AXES
         return large and torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkldnn.is_available()
 
 
+# What a linear and a layer norm do where nobody has changed it.
+_FORWARDS = (nn.Linear.forward, BlockLinear.forward, nn.LayerNorm.forward)
+
+
+def is_plain(*modules: nn.Module) -> bool:
+    """Whether each is what its weight and bias say, and may be computed from these without being called.
+
+    Not so with hooks, nor with another forward: adapters, pruning and offloading put what they do there.
+    """
+    return all(
+        type(module).forward in _FORWARDS
+        and "forward" not in vars(module)
+        and not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+        and not module._backward_pre_hooks
+        for module in modules
+    )
+
+
 class Affine(NamedTuple):
-    """The weight (F, C) and bias (F,) of a linear, its own or another module's."""
+    """The weight (F, C) and bias (F,) of a linear, its own or another module's.
+
+    module: the linear itself, which is called where its weights are not drawn into other products.
+    """
 
     weight: Tensor
     bias: Tensor | None = None
+    module: nn.Module | None = None
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> "Affine":
+        """That linear."""
+        return cls(linear.weight, linear.bias, linear)
+
+    @property
+    def drawable(self) -> bool:
+        """Whether weight and bias are all there is to it."""
+        return self.module is None or is_plain(self.module)
 
     def __call__(self, x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B F"]:
         """(…, C) → (…, F)."""
-        return F.linear(x, self.weight, self.bias)
+        return F.linear(x, self.weight, self.bias) if self.module is None else self.module(x)
 
     def widened(self, width: int) -> "Affine":
         """With rows of zeros behind the others, so that it gives (…, width)."""
@@ -102,12 +136,14 @@ def without_graph(x: Tensor) -> bool:
     return not torch.is_autocast_enabled(x.device.type)
 
 
-def once(module: Callable[[Tensor], Tensor], x: Float[Tensor, "B O E"]) -> Float[Tensor, "B O F"]:
-    """`module(x)` of what treats every sample alike: computed once where all samples are one array, expanded.
+def once(module: nn.Module, x: Float[Tensor, "B O E"]) -> Float[Tensor, "B O F"]:
+    """`module(x)` of a linear or a layer norm: computed once where all samples are one array, expanded.
 
-    Hooks of `module` then see one sample. The gradient goes to the one array; where `x` itself is a leaf that is asked
-    for its gradient, each sample is computed.
+    The gradient goes to the one array; where `x` itself is a leaf that is asked for its gradient, and where `module` is
+    more than its weights (`is_plain`), each sample is computed.
     """
     if x.shape[0] == 1 or x.stride(0) or (x.requires_grad and x.is_leaf) or torch.compiler.is_compiling():
+        return module(x)
+    if not is_plain(module):
         return module(x)
     return module(x[:1]).expand(x.shape[0], -1, -1)

@@ -162,7 +162,7 @@ class Decoder(nn.Module):
         """
         if chunk is not None and chunk < 1:
             raise SpecError(f"queries are answered in chunks of {chunk}; a chunk needs at least one.")
-        output = () if self.output is None else (Affine(self.output.weight, self.output.bias),)
+        output = () if self.output is None else (Affine.of(self.output),)
         linears = output if reader is None else (*output, reader)
         if isinstance(queries, Lifted) and isinstance(queries.position, AxisTables) and not queries.add:
             for box in queries.boxes(chunk or queries.content.shape[1]):

@@ -1,8 +1,7 @@
 """What the encoder reads: inputs in memory, and inputs that never are, which come in runs as often as asked for."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -57,6 +56,8 @@ class Gathered:
 
     parts: tuple[Lifted | Streamed, ...]
     group: ProcessGroup | None = None
+    # What `joined` has made. Not a cached_property, whose lock torch.compile and torch.export cannot follow.
+    _made: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def batch(self) -> int:
@@ -69,13 +70,15 @@ class Gathered:
         assert not any(isinstance(part, Streamed) for part in self.parts), "streams are never joined"
         return tuple(part for part in self.parts if isinstance(part, Lifted))
 
-    @cached_property
+    @property
     def joined(self) -> Float[Tensor, "B M C"]:
         """All elements in one array; made once, however many cross-attends read it."""
-        arrays = [part.joined() for part in self.in_memory]
-        return arrays[0] if len(arrays) == 1 else torch.cat(arrays, dim=1)
+        if "joined" not in self._made:
+            arrays = [part.joined() for part in self.in_memory]
+            self._made["joined"] = arrays[0] if len(arrays) == 1 else torch.cat(arrays, dim=1)
+        return self._made["joined"]
 
-    @cached_property
+    @property
     def mask(self) -> Bool[Tensor, "B M"] | None:
         """Of all elements, or None when all are real."""
         if all(part.mask is None for part in self.in_memory):

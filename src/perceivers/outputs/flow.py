@@ -158,7 +158,7 @@ class FlowHead(Output):
 
     def reader(self, context: Context) -> Affine:
         """To (B, o, 2)."""
-        return Affine(self.head.weight, self.head.bias)
+        return Affine.of(self.head)
 
     def predict(self, answers: Tensor, context: Context) -> Tensor:
         """(B, H, W, 2), on the grid of the elements."""

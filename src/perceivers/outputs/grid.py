@@ -197,7 +197,7 @@ class GridHead(Output):
 
     def reader(self, context: Context) -> Affine:
         """To (B, o, numbers of a query)."""
-        return Affine(self.head.weight, self.head.bias)
+        return Affine.of(self.head)
 
     def predict(self, answers: Tensor, context: Context) -> Tensor:
         """(B, n1, …, nA, channels), or of points (B, points, numbers of a query)."""

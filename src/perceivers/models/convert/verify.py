@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from perceivers.errors import ModelError
+from perceivers.errors import ModelError, PerceiversError
 from perceivers.models.convert.comparison import Comparison, compared
 from perceivers.models.convert.hierarchical import recomputed_groups, recomputed_hierarchy
 from perceivers.models.convert.npz import npz_weights
@@ -23,7 +23,7 @@ from perceivers.models.convert.recorded_functions import recomputed_functions, r
 from perceivers.models.convert.recorded_perceivers import composed, flow, image_classifier, language, multimodal
 from perceivers.models.convert.recorded_weights import compared_weights
 from perceivers.models.convert.recorded_without_config import WITHOUT_CONFIG, recomputed_without_config
-from perceivers.models.convert.stored import Stored
+from perceivers.models.convert.stored import Stored, printable
 from perceivers.models.convert.transformers_vectors import VECTORS, recomputed
 
 Recomputed = Mapping[str, Tensor]
@@ -63,6 +63,19 @@ def verification(path: str | Path) -> Verification:
     arrays do not fit the config that stands in it, or no model of their family.
     """
     path = Path(path)
+    try:
+        return _verified(path)
+    except PerceiversError:
+        raise
+    # What a stranger's config or inputs lack, or hold otherwise than their kind does, stops the computation somewhere.
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        why = printable(f"{type(error).__name__}: {error!s:.200}")
+        raise UnsupportedRecordingError(
+            f"'{path}': its config, inputs and weights do not belong together, so nothing can be computed ({why})."
+        ) from error
+
+
+def _verified(path: Path) -> Verification:
     if (path / VECTORS).is_file():
         answers = {name.partition("/")[2]: torch.from_numpy(array) for name, array in recomputed(path).items()}
         return Verification(_beside(npz_weights(path / VECTORS), answers))

@@ -16,14 +16,19 @@ from perceivers.nn.linear import samples_at_once, without_graph
 
 
 def looks_up(part: Lifted) -> bool:
-    """Whether the tables have at most half as many rows as the samples have elements, and nothing needs a gradient."""
+    """Whether the tables have at most half as many rows as the samples have elements, and nothing needs a gradient.
+
+    Nor may the norms of all tokens at all places take more room than the elements themselves.
+    """
     position = part.position
     if part.lookup is None or not without_graph(part.content) or part.lookup.table.dtype != part.content.dtype:
         return False
     if position is not None and not (part.add and isinstance(position, Tensor) and position.ndim == 2):
         return False
-    rows = part.lookup.table.shape[0] + (0 if position is None else position.shape[0])
-    return 2 * rows <= part.content.shape[0] * part.content.shape[1]
+    batch, count, channels = part.content.shape
+    tokens, places = part.lookup.table.shape[0], 0 if position is None else position.shape[0]
+    # In float64, twice as wide as most elements.
+    return 2 * (tokens + places) <= batch * count and 2 * tokens * places <= batch * count * channels
 
 
 def looked_up(part: Lifted, norm: nn.LayerNorm, *linears: nn.Linear) -> Iterator[tuple[Float[Tensor, "b M _"], ...]]:

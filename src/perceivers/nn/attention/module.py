@@ -15,8 +15,21 @@ from perceivers.nn.attention.read import Asked, asked, attend_lifted, merged_val
 from perceivers.nn.attention.state import State
 from perceivers.nn.initialisers import block_linear
 from perceivers.nn.lifted import Lifted
-from perceivers.nn.linear import once
+from perceivers.nn.linear import is_plain, once
 from perceivers.nn.streamed import Gathered
+
+_CHANGED = (
+    "what comes in parts, a source or a live input, is read with the weights of the encoder's keys, values and norms "
+    "alone, and one of these has a hook or a forward of its own, such as an adapter; merge it into the weights, or "
+    "give the input whole."
+)
+
+
+def _unreadable(query: Tensor) -> str:
+    return (
+        f"a source is read in float32 or float64 with data, not in {query.dtype} on {query.device}, under autocast or "
+        "torch.compile; keep the encoder in float32, on a device that has float64."
+    )
 
 
 class Attention(nn.Module):
@@ -77,13 +90,12 @@ class Attention(nn.Module):
             elements = Gathered((Lifted(elements, None, None if mask is None else mask[:, 0]),))
         channels, widths = norm.weight.shape[0], (self.key.out_features, self.value.out_features)
         shapes = [shape_of(part) for part in elements.parts]
-        if not reads_apart(query):
+        apart = reads_apart(query)
+        by_weights = apart and is_plain(norm, self.key, self.value)
+        if not by_weights:
             paths = None
             if any(shape.streamed for shape in shapes):
-                raise SpecError(
-                    f"a source is read in float32 or float64 with data, not in {query.dtype} on {query.device}, under "
-                    "autocast or torch.compile; keep the encoder in float32, on a device that has float64."
-                )
+                raise SpecError(_CHANGED if apart else _unreadable(query))
         else:
             training = torch.is_grad_enabled() and query.requires_grad
             asking = Asking(query.shape[1], channels, *widths, self.heads, training)
@@ -92,7 +104,7 @@ class Attention(nn.Module):
         if paths is None:
             readable = None if elements.mask is None else elements.mask[:, None]
             first, *others = elements.in_memory
-            if not others and looks_up(first):
+            if by_weights and not others and looks_up(first):
                 return self._read_tokens(query, first, norm, readable)
             return self._read(query, norm(elements.joined), readable)
         read = attend_lifted(query, elements.parts, paths, norm, self.key, self.value, self.heads, elements.group)
@@ -107,7 +119,8 @@ class Attention(nn.Module):
         """
         widths = self.query.out_features, self.value.out_features
         count, keys = queries.content.shape[1], elements.shape[1]
-        by_tables = asks_by_tables(queries, keys, queries.channels, *widths, self.heads) and reads_apart(elements)
+        by_tables = asks_by_tables(queries, keys, queries.channels, *widths, self.heads)
+        by_tables = by_tables and reads_apart(elements) and is_plain(norm, self.query, self.output)
         training = torch.is_grad_enabled() and elements.requires_grad
         # Here it is the queries that are many, and the answers as wide as values.
         asking = Asking(keys, queries.channels, *widths, self.heads, training)
@@ -118,7 +131,12 @@ class Attention(nn.Module):
         return self(norm(queries.joined()), elements, mask)
 
     def asked(self, queries: Float[Tensor, "B O E"], norm: nn.LayerNorm) -> Asked:
-        """The queries as the paths take them, for reading `norm(elements)` in parts; see `answered`."""
+        """The queries as the paths take them, for reading `norm(elements)` in parts; see `answered`.
+
+        Raises `SpecError` where a linear or the norm is more than its weights.
+        """
+        if not is_plain(norm, self.key, self.value):
+            raise SpecError(_CHANGED)
         return asked(once(self.query, queries), norm, self.key, self.value, self.heads)
 
     def answered(
