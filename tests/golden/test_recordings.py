@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from perceivers import build
 from perceivers.elements import Batch, Elements
 from perceivers.errors import ModelError
 from perceivers.models.convert import compare, official, read_weights, verify
+from perceivers.models.convert.deepmind import entries
+from perceivers.models.convert.mapping import channels_last_kernel, flat, same, transposed
 from perceivers.models.convert.recorded_specs import flow_spec, image_spec, language_spec
 from perceivers.models.convert.verify import UnsupportedRecordingError
 
@@ -75,6 +78,7 @@ def test_what_does_not_fit_its_config(tmp_path):
     [
         ("dm_image_conv", "config", '{"input_preprocessor": {}}', "KeyError: 'prep_type'"),
         ("dm_image_conv", "config", '{"input_preprocessor": 3, "encoder": []}', "TypeError"),
+        ("ar_functional", "input/x", np.zeros((2, 7, 3, 7), np.float32), "AssertionError"),
         ("dm_blocks", "input/kv", None, "KeyError: 'input/kv'"),
         ("dm_upsample", "input/x2", np.zeros((2, 3), np.float32), "do not belong together"),
         ("hip_basic", "input/image", np.zeros((2, 3), np.float32), "do not belong together"),
@@ -84,6 +88,27 @@ def test_what_does_not_fit_its_config(tmp_path):
 def test_a_recording_whose_parts_are_not_of_one_kind_is_not_verified(name, array, changed, said, tmp_path):
     with pytest.raises(UnsupportedRecordingError, match=said):
         verify(altered(tmp_path, name, {array: changed}))
+
+
+def test_a_stem_of_two_convolutions(tmp_path):
+    lift = {"kind": "conv", "channels": 8, "layers": 2}
+    image = {"kind": "image", "size": [32, 32], "mean": [0.0] * 3, "std": [1.0] * 3, "lift": lift}
+    spec = {"inputs": {"image": image}, "outputs": {"label": {"kind": "category", "classes": ["a", "b"]}}}
+    model = build(spec, seed=0)
+    shaped = {
+        channels_last_kernel: lambda a: np.moveaxis(a, (0, 1), (-1, -2)),
+        flat: lambda a: a.reshape(1, 1, 1, -1) if a.ndim else a,
+        transposed: np.transpose,
+        same: lambda a: a,
+    }
+    state = model.state_dict()
+    arrays = {entry.theirs: shaped[entry.change](state[entry.ours].numpy()) for entry in entries(model)}
+    counters = [name for name in arrays if name.endswith("mean_ema/counter")]
+    assert len(counters) == 2
+    arrays |= {name.replace("mean_ema", "var_ema"): arrays[name] for name in counters}
+    np.savez(tmp_path / "two.npz", **arrays)
+    found = official(tmp_path / "two.npz", spec).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
 
 
 def test_what_is_no_recording(tmp_path):

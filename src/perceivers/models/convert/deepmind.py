@@ -183,8 +183,15 @@ def _batch_norm(ours: str, theirs: str) -> Iterator[Entry]:
     yield Entry(f"{ours}.count", f"state/{theirs}/~/mean_ema/counter", flat)
 
 
+# Of a convolution stem, as its settings allow.
+_MOST_LAYERS = 16
 # What no tensor is made of: the second counter of each batch norm, and what vectors hold beside the weights.
-IGNORED = (f"state/{_STEM}/batchnorm/~/var_ema/counter", "input/", "output/", "state_after_train/")
+IGNORED = (
+    *(f"state/{_STEM}/{numbered('batchnorm', layer)}/~/var_ema/counter" for layer in range(_MOST_LAYERS)),
+    "input/",
+    "output/",
+    "state_after_train/",
+)
 
 
 def _position(module: object, ours: str, theirs: str) -> Iterator[Entry]:

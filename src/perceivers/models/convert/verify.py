@@ -68,7 +68,7 @@ def verification(path: str | Path) -> Verification:
     except PerceiversError:
         raise
     # What a stranger's config or inputs lack, or hold otherwise than their kind does, stops the computation somewhere.
-    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         why = printable(f"{type(error).__name__}: {error!s:.200}")
         raise UnsupportedRecordingError(
             f"'{path}': its config, inputs and weights do not belong together, so nothing can be computed ({why})."
