@@ -57,7 +57,7 @@ def import_(
     ] = None,
     deviations: Annotated[
         bool,
-        typer.Option("--deviations", help="Of a transformers folder: compute what transformers does, bit for bit."),
+        typer.Option("--deviations", help="Of a transformers folder: compute what transformers does, not DeepMind."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE)] = False,
 ) -> None:
