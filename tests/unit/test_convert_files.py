@@ -102,6 +102,7 @@ class Hostile:
         ({"w": torch.zeros(3, device="meta")}, "it names 'torch._utils._rebuild_meta_tensor_no_storage'"),
         ({3: W}, "'3' in it is a tensor; wanted tensors by name"),
         ([W], "it holds a list"),
+        (torch.nn.Linear(3, 2), "it holds an object of 'torch.nn.modules.linear.Linear', not its numbers alone"),
         ({}, "it holds a dict or nothing"),
         ({"w": torch.zeros(1).expand(10**6, 10**6)}, "its arrays claim 4,000,000,000,000 bytes"),
         ({"w": W.to(torch.float8_e4m3fn)}, "its numbers are of the sort torch.storage.UntypedStorage"),
@@ -123,6 +124,14 @@ def test_a_damaged_state_dict(tmp_path):
     for length in (0, 10, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         assert "it is no zip of torch.save, or is truncated or damaged" in message(path)
+
+
+def test_the_form_before_1_6_is_told_from_damage(tmp_path):
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"w": W}, path, _use_new_zipfile_serialization=False)
+    assert "the form that torch.save wrote before PyTorch 1.6" in message(path)
+    torch.save(torch.load(path, weights_only=True), path)  # as the error says
+    assert read_weights(path).parameters == 6
 
 
 def test_a_checkpoint(tmp_path, capsys):

@@ -259,3 +259,10 @@ def test_frames_of_a_clip_last_as_long_as_its_sound(samples, rate):
     assert data["inputs"]["image"]["rate"] == rate
     sound = data["inputs"]["audio"]
     assert data["inputs"]["image"]["size"][0] / rate == sound["samples"] / sound["rate"]
+
+
+def test_what_a_clip_is_scored_by_is_the_preset_s():
+    data = spec_data("PerceiverForMultimodalAutoencoding", Config.model_validate({}), Picture(), False)
+    published = PRESETS["perceiver-io-multimodal"].spec["outputs"]
+    for name in ("audio", "image"):
+        assert data["outputs"][name]["peak"] == published[name]["peak"]

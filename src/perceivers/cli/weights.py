@@ -57,7 +57,7 @@ def import_(
     ] = None,
     deviations: Annotated[
         bool,
-        typer.Option("--deviations", help="Of a transformers folder: compute what transformers does, bit for bit."),
+        typer.Option("--deviations", help="Of a transformers folder: compute what transformers does, not DeepMind."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE)] = False,
 ) -> None:
@@ -176,7 +176,8 @@ def _show(stored: "Stored") -> None:
     from perceivers.models.convert.stored import printable
 
     listing = Table(title=escape(printable(str(stored.path))), show_footer=True)
-    listing.add_column("module", f"all, {len(stored.arrays):,} arrays", overflow="fold")
+    count = len(stored.arrays)
+    listing.add_column("module", f"all, {count:,} array{'s' * (count != 1)}", overflow="fold")
     listing.add_column("arrays", overflow="fold")
     listing.add_column("parameters", f"{stored.parameters:,}", justify="right", no_wrap=True)
     for module, arrays in stored.modules.items():

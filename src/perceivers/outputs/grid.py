@@ -36,6 +36,8 @@ class FourierQuery(Settings):
     """μ per axis; None: the cells of that axis."""
     end: bool = True
     """The last cell of an axis is at 1. Without it cell i of n is at −1 + 2·i/n, as the released autoencoder asks."""
+    exact: bool = True
+    """Computed in float64; false: in float32, as other libraries do, for weights made with them."""
 
 
 class GridOutput(OutputSettings):
@@ -109,7 +111,8 @@ class GridOutput(OutputSettings):
 
     def position(self) -> FourierPosition:
         """The features that the queries are."""
-        return FourierPosition(self.query.resolution or self.cells, self.query.bands, end=self.query.end)
+        query = self.query
+        return FourierPosition(query.resolution or self.cells, query.bands, end=query.end, exact=query.exact)
 
     def parse(self, value: Any) -> np.ndarray | None:
         """An array (n1, …, nA[, channels]), or the path of one in a .npy file. Raises `DataError`."""

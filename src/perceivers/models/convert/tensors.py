@@ -73,6 +73,9 @@ def torch_weights(path: Path) -> Stored:
     tree, rest = archive.tree, {}
     if isinstance(tree, dict) and isinstance(tree.get(_STATE), dict):
         tree, rest = tree[_STATE], {key_text(name): part for name, part in tree.items() if name != _STATE}
+    if isinstance(tree, (Unread, Unknown)):
+        what = f"it holds an object of '{tree.name:.80}', not its numbers alone"
+        raise refused(path, f"{what}; wanted what torch.save(model.state_dict(), FILE) writes. Nothing was executed.")
     if not isinstance(tree, dict) or not tree:
         raise refused(path, f"it holds a {type(tree).__name__} or nothing; wanted a mapping of names to tensors.")
     arrays, claims = {}, {}

@@ -29,6 +29,8 @@ MOST_BYTES = 64 * GB
 MOST_PICKLE_BYTES = 64 * 10**6
 MOST_AXES = 16
 _WRONG = "it is no zip of torch.save, or is truncated or damaged"
+# What torch.save wrote before 1.6 begins with its magic number, pickled.
+_BEFORE_ZIPS = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 # Of a zip's local header: two lengths at byte 26, of what stands between its 30 bytes and the content.
 _HEADER, _LENGTHS = 30, 26
 
@@ -138,6 +140,13 @@ def read_torch_zip(path: Path) -> TorchZip:
     """The zip at `path`. Of its pickle, what no list names is `Unread`. Raises `ModelError`; nothing is executed."""
     check_bounded(path, MOST_BYTES, f"'{path}'")
     try:
+        with path.open("rb") as file:
+            if file.read(len(_BEFORE_ZIPS)) == _BEFORE_ZIPS:
+                raise refused(
+                    path,
+                    "it has the form that torch.save wrote before PyTorch 1.6. Where you trust it, save it again: "
+                    "torch.save(torch.load(FILE, weights_only=True), FILE).",
+                )
         with zipfile.ZipFile(path) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
             pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]

@@ -48,7 +48,7 @@ _FREE = {
     "decoder": ("padding",),
 }
 # First draws, roundings, and what the modules tell: `_widths` and `_grids`.
-_FOUND_BELOW = ("init_std", "position.exact", "qk_channels", "v_channels", "resolution", "query.channels")
+_FOUND_BELOW = ("init_std", ".exact", "qk_channels", "v_channels", "resolution", "query.channels")
 _MULTIMODAL = "PerceiverForMultimodalAutoencoding"
 _STEM_PADDING = "inputs.image.lift.padding"
 # What DeepMind's models compute and transformers' do not [models.md §7], by their class.
