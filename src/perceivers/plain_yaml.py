@@ -62,6 +62,9 @@ class _Loader(yaml.SafeLoader):
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise _fault(key.start_mark, "a key must be a plain text")
+            if node.flow_style and key.style is None and ":" in key.value and _is_left_out(value):
+                before, after = key.value.split(":", 1)
+                raise _fault(key.start_mark, f"'{key.value}' has no blank behind its colon; write '{before}: {after}'")
             if key.value in mapping:
                 raise _fault(key.start_mark, f"the key '{key.value}' stands twice")
             mapping[key.value] = self.construct_object(value, deep=deep)
@@ -84,6 +87,10 @@ _Dumper.add_representer(str, _represent_text)
 for _name, _pattern, _first in _TYPES:
     _Loader.add_implicit_resolver(_TAG + _name, _pattern, _first)
 _Dumper.add_implicit_resolver(_TAG + "float", _FLOAT, list("-+.0123456789"))
+
+
+def _is_left_out(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.value == "" and node.style is None
 
 
 def _fault(mark: yaml.Mark, problem: str) -> yaml.MarkedYAMLError:

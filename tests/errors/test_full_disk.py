@@ -81,9 +81,10 @@ class TestFullDisk:
         assert self.goes_on(people, **changes).steps == 8
 
     def test_a_place_that_cannot_be(self, people):
+        """Told before any data are read: they are not there."""
         (people / "file").write_text("precious")
         with pytest.raises(TrainingError) as caught:
-            train(toys.recipe(training__steps=1), out=people / "file" / "run", base=people, quiet=True)
+            train(toys.recipe(data__source="none.csv"), out=people / "file" / "run", base=people, quiet=True)
         assert str(caught.value).startswith(f"'{people / 'file' / 'run'}': Not a directory.")
         assert (people / "file").read_text() == "precious"
 

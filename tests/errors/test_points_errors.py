@@ -66,6 +66,8 @@ HEADER = b"ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nproperty f
         ("x.obj", b"v 1 2 3", "ends in '.obj'; wanted .npy, .npz, .ply, .txt"),
         ("x.txt", b"x,y,z\n1,2,3\n", "line 1: 'x' is not a number. It takes numbers only, no header."),
         ("x.txt", b"1,2,3\n1,2\n", "line 2: 2 numbers, but 3 in the first point"),
+        ("x.txt", b"", "holds no points; wanted a line of numbers for each"),
+        ("x.csv", b"# x y z\n\n", "holds no points"),
         ("x.txt", b"\xff\xfe\xfd", "truncated or damaged"),
         ("x.npy", b"\x93NUMPY\x01\x00", "truncated or damaged"),
         ("x.npz", b"PK\x03\x04nothing", "truncated or damaged"),

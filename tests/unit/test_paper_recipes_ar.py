@@ -1,6 +1,7 @@
 """Perceiver AR's recipes: what is known of each stands there, and the small form trains, scores and goes on writing."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ NUMBERS = {
 def small(name: str) -> list[str]:
     """The changes that the recipe's header gives for a small form."""
     lines = (RECIPES / f"{name}.yaml").read_text().splitlines()
-    return [change for line in lines if line.startswith("# small:") for change in line.split()[2:]]
+    return [change for line in lines if line.startswith("# small:") for change in shlex.split(line)[2:]]
 
 
 @pytest.mark.parametrize("name", NUMBERS)

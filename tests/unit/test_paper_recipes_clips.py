@@ -1,6 +1,7 @@
 """The papers' recipes of clips and optical flow: what they say and build, and small forms on data made here."""
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def small(path: Path) -> list[str]:
     """The overrides of the recipe's header."""
     found = re.search(r"^# small:((?:.*\n)(?:#            .*\n)*)", path.read_text(encoding="utf-8"), re.MULTILINE)
     assert found is not None, "the header has a small form"
-    return [re.sub(r"(\w):(?=\S)", r"\1: ", override) for override in found[1].replace("#", "").split()]
+    return shlex.split(found[1].replace("#", ""))
 
 
 @pytest.mark.parametrize("variant", ["", "-392", "-196"])

@@ -1,6 +1,7 @@
 """The papers' recipes of AudioSet and ModelNet40: what they say and build, and small forms on data made here."""
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def small(name: str) -> list[str]:
     text = (PAPER / name).read_text(encoding="utf-8")
     found = re.search(r"^# small:((?:.*\n)(?:#            .*\n)*)", text, re.MULTILINE)
     assert found is not None, "the header has a small form"
-    return [override.replace("{kind:", "{kind: ") for override in found[1].replace("#", "").split()]
+    return shlex.split(found[1].replace("#", ""))
 
 
 def parameters(name: str, output: str, classes: int, overrides: tuple[str, ...] = ()) -> int:

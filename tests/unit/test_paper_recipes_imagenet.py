@@ -1,6 +1,7 @@
 """The papers' recipes of ImageNet: what they say, what they build, and their small forms on images made here."""
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def small(name: str) -> list[str]:
     text = (PAPER / f"{name}.yaml").read_text(encoding="utf-8")
     found = re.search(r"^# small:((?:.*\n)(?:#            .*\n)*)", text, re.MULTILINE)
     assert found is not None, "the header has a small form"
-    return found[1].replace("#", "").split()
+    return shlex.split(found[1].replace("#", ""))
 
 
 def parameters(recipe: Recipe) -> int:

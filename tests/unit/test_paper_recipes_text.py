@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def small(name: str) -> list[str]:
     text = (PAPER / name).read_text(encoding="utf-8")
     found = re.search(r"^# small:((?:.*\n)(?:#            .*\n)*)", text, re.MULTILINE)
     assert found is not None, "the header has a small form"
-    return found[1].replace("#", "").split()
+    return shlex.split(found[1].replace("#", ""))
 
 
 def parameters(recipe: Recipe) -> int:

@@ -144,6 +144,10 @@ class TestFile:
             ("data: {source: a, splits: {kind: files},\n source: b}", "line 2: the key 'source' stands twice"),
             ("model:\n\tinputs: {}\n", "line 2: found character '\\t' that cannot start any token"),
             ("model: {}\ndata: [\n", "line 3: expected the node content"),
+            (
+                "training: {schedule: {kind:constant}}",
+                "line 1: 'kind:constant' has no blank behind its colon; write 'kind: constant'",
+            ),
             ("model: &m {}\ndata: *m\n", "line 2: the alias *m is not read; write the value out"),
             ("a: &a [*a]", "line 1: the alias *a is not read"),
             ("model: !!python/object/apply:os.system [ls]", "line 1: tags (!name) are not read"),

@@ -260,7 +260,11 @@ class TestTraining:
     @pytest.mark.parametrize(
         ("place", "error", "said"),
         [
-            ("pretraind", ModelError, "there is no model directory or run folder .* Did you mean 'pretrained'"),
+            (
+                "pretraind",
+                ModelError,
+                "^training.start_from: there is no .*Did you mean 'pretrained'.* recipe's folder",
+            ),
             ("pictures", ModelError, "is not a whole model directory"),
         ],
     )

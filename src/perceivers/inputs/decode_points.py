@@ -140,6 +140,8 @@ def _read_text(path: Path, what: str) -> np.ndarray:
             raise DataError(f"{what}, line {line}: {error} It takes numbers only, no header.") from None
         if len(rows[-1]) != len(rows[0]):
             raise DataError(f"{what}, line {line}: {len(rows[-1])} numbers, but {len(rows[0])} in the first point.")
+    if not rows:
+        raise DataError(f"{what} holds no points; wanted a line of numbers for each.")
     return np.array(rows, dtype=np.float64)
 
 

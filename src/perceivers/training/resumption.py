@@ -1,5 +1,6 @@
 """Whether a run folder can be begun or gone on with: nothing is overwritten, and nothing goes on as something else."""
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,18 @@ def check_free(run: Path) -> None:
         raise TrainingError(
             f"'{run}' exists. Go on with it by --resume (resume=True), or give another folder by --out (out=…)."
         )
+
+    _check_writable(run)
+
+
+def _check_writable(run: Path) -> None:
+    """Raise `OSError` where no folder `run` can be made: now, not after all data are read. Nothing is left there."""
+    there = next(folder for folder in (run.absolute(), *run.absolute().parents) if folder.exists())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".", dir=there):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(run)) from None
 
 
 def open_run(run: Path, recipe: Recipe, reporter: Reporter) -> dict[str, Any] | None:

@@ -42,7 +42,10 @@ class Start:
 
 def read_start(folder: Path) -> Start:
     """The model directory, or run folder, `folder`. Raises `ModelError` as `load` does."""
-    found = find_model(folder)
+    try:
+        found = find_model(folder)
+    except ModelError as error:
+        raise ModelError(f"training.start_from: {error} A path there is relative to the recipe's folder.") from None
     spec, _, tensors = read_stored(found)
     return Start(found, spec, tensors)
 
