@@ -13,7 +13,7 @@ KERNEL = 4
 _TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
-class _UpConvolutions(nn.Module):
+class UpConvolutions(nn.Module):
     """Transposed convolutions of kernel 4 with SAME padding, ReLU between; channels last in and out."""
 
     def __init__(self, widths: Sequence[int], strides: Sequence[tuple[int, ...]]) -> None:
@@ -35,6 +35,14 @@ class _UpConvolutions(nn.Module):
         """The grid that comes out for the `grid` that goes in."""
         return tuple(n * math.prod(stride[axis] for stride in self.strides) for axis, n in enumerate(grid))
 
+    def flops(self, grid: Sequence[int]) -> int:
+        """Multiplications and additions for the `grid` that goes in, with those that SAME padding drops."""
+        found, cells = 0, list(grid)
+        for layer, stride in zip(self.layers, self.strides, strict=True):
+            found += 2 * math.prod(cells) * sum(p.numel() for p in layer.parameters() if p.ndim > 1)
+            cells = [n * step for n, step in zip(cells, stride, strict=True)]
+        return found
+
     def forward(self, x: Float[Tensor, "B *cells C"]) -> Float[Tensor, "B *grid P"]:
         """(B, n1, …, C) → (B, m1, …, channels)."""
         x = x.movedim(-1, 1)
@@ -45,7 +53,7 @@ class _UpConvolutions(nn.Module):
         return x.movedim(1, -1)
 
 
-class Conv2DUpsample(_UpConvolutions):
+class Conv2DUpsample(UpConvolutions):
     """Four times as many cells on both axes: two layers of stride 2, with 2·`channels` and `channels`.
 
     (B, h, w, `inputs`) → (B, 4h, 4w, `channels`). The `conv` postprocessor of Perceiver IO [official Conv2DUpsample].
@@ -55,7 +63,7 @@ class Conv2DUpsample(_UpConvolutions):
         super().__init__((inputs, 2 * channels, channels), ((2, 2), (2, 2)))
 
 
-class Conv3DUpsample(_UpConvolutions):
+class Conv3DUpsample(UpConvolutions):
     """2^`time` times as many cells in time and 2^`space` times as many in height and width.
 
     (B, t, h, w, `inputs`) → (B, t·2^time, h·2^space, w·2^space, `channels`). There are L = max(time, space) layers; the

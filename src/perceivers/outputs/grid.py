@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from perceivers.cells import is_missing
@@ -18,6 +18,7 @@ from perceivers.nn.lifted import Lifted
 from perceivers.nn.linear import Affine
 from perceivers.nn.position import FourierPosition
 from perceivers.nn.stem import depth_to_space, space_to_depth
+from perceivers.nn.upsample import Conv2DUpsample, Conv3DUpsample, UpConvolutions
 from perceivers.npy import load_npy
 from perceivers.outputs.base import Context, Output, OutputSettings, Sizes
 from perceivers.settings import Settings
@@ -53,6 +54,8 @@ class GridOutput(OutputSettings):
     """Numbers in a cell."""
     patch: tuple[PositiveInt, ...] | None = None
     """Cells per axis that one query answers for; None: one."""
+    upsample: tuple[NonNegativeInt, ...] | None = None
+    """How often up-convolutions behind the answers double each axis: [2, 2], or of a video [time, space, space]."""
     query: FourierQuery = FourierQuery()
     sampled: PositiveInt | None = None
     """In training so many of its queries are asked of each sample, drawn anew for each; None: all."""
@@ -65,22 +68,39 @@ class GridOutput(OutputSettings):
 
     @model_validator(mode="after")
     def _axes_agree(self) -> Self:
-        for name, given in (("patch", self.patch), ("query.resolution", self.query.resolution)):
+        several = (("patch", self.patch), ("upsample", self.upsample), ("query.resolution", self.query.resolution))
+        for name, given in several:
             if given is not None and len(given) != len(self.size):
                 raise ValueError(f"{name} has {len(given)} numbers for the {len(self.size)} axes of size")
         if any(n % p for n, p in zip(self.size, self.patch or self.size, strict=True)):
             raise ValueError(f"patches of {self.patch} do not tile {self.size}; every side must be a multiple")
         return self
 
+    @model_validator(mode="after")
+    def _is_upsampled(self) -> Self:
+        if self.upsample is None:
+            return self
+        if len(self.size) == 2 and self.upsample != (2, 2):
+            raise ValueError(f"two axes are doubled twice, upsample: [2, 2], not {list(self.upsample)}")
+        if len(self.size) not in (2, 3) or self.upsample[-2] != self.upsample[-1] or not max(self.upsample):
+            raise ValueError("upsample is [2, 2] of height and width, or [time, space, space] of a video, not all 0")
+        if self.patch is not None or self.sampled is not None:
+            name = "sampled" if self.patch is None else "patch"
+            raise ValueError(f"upsample reads all answers beside each other, so it cannot be had with {name}")
+        if any(n % 2**times for n, times in zip(self.size, self.upsample, strict=True)):
+            raise ValueError(f"{self.size} cannot be doubled {list(self.upsample)} times from a whole number of cells")
+        return self
+
     @property
     def cells(self) -> tuple[int, ...]:
         """The grid of the queries."""
-        return tuple(n // p for n, p in zip(self.size, self.patch or (1,) * len(self.size), strict=True))
+        finer = self.patch or (1,) * len(self.size) if self.upsample is None else (2**n for n in self.upsample)
+        return tuple(n // p for n, p in zip(self.size, finer, strict=True))
 
     @property
     def parted(self) -> bool:
-        """Any of the queries alone."""
-        return True
+        """Any of the queries alone, unless up-convolutions read them all."""
+        return self.upsample is None
 
     @property
     def of_input(self) -> str | None:
@@ -150,6 +170,15 @@ class GridOutput(OutputSettings):
         return "mae", "min"
 
 
+def _head(settings: GridOutput, read: int) -> nn.Linear | UpConvolutions:
+    if settings.upsample is None:
+        return plain_linear(read, math.prod(settings.patch or (1,)) * settings.channels)
+    if len(settings.size) == 2:
+        return Conv2DUpsample(read, settings.channels)
+    time, space, _ = settings.upsample
+    return Conv3DUpsample(read, settings.channels, time, space)
+
+
 class GridHead(Output):
     """Numbers (B, n1, …, nA, channels) on the standardised scale; of some points (B, points, numbers of a query)."""
 
@@ -161,7 +190,7 @@ class GridHead(Output):
         self._sampled = settings.sampled
         self.squared = settings.loss == "l2"
         self.position = settings.position()
-        self.head = plain_linear(sizes.read, math.prod(self.patch) * settings.channels)
+        self.head = _head(settings, sizes.read)
 
     def queries(self, context: Context) -> Tensor | Lifted:
         """The features of every cell as tables, or of the points as an array."""
@@ -195,15 +224,19 @@ class GridHead(Output):
         return patches.take_along_dim(points[..., None], dim=1)
 
     def flops(self, elements: Mapping[str, int]) -> int:
-        """Those of the linear."""
+        """Those of the linear, or of the up-convolutions."""
+        if isinstance(self.head, UpConvolutions):
+            return self.head.flops(self.grid)
         return 2 * math.prod(self.grid) * self.head.in_features * self.head.out_features
 
-    def reader(self, context: Context) -> Affine:
-        """To (B, o, numbers of a query)."""
-        return Affine.of(self.head)
+    def reader(self, context: Context) -> Affine | None:
+        """To (B, o, numbers of a query); None where neighbours are read too."""
+        return Affine.of(self.head) if isinstance(self.head, nn.Linear) else None
 
     def predict(self, answers: Tensor, context: Context) -> Tensor:
         """(B, n1, …, nA, channels), or of points (B, points, numbers of a query)."""
+        if isinstance(self.head, UpConvolutions):
+            return self.head(answers.unflatten(1, self.grid))
         return answers if context.points is not None else depth_to_space(answers.unflatten(1, self.grid), self.patch)
 
     def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
