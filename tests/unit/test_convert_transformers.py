@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from perceivers.errors import DataError, ModelError, SpecError
 from perceivers.models.build import build
+from perceivers.models.convert import import_weights
 from perceivers.models.convert.transformers import import_transformers
 from perceivers.models.convert.transformers_config import Config, Picture
 from perceivers.models.convert.transformers_export import _fitting, export_transformers
@@ -51,6 +52,13 @@ def rewrite(folder: Path, **tensors: torch.Tensor | None) -> None:
     path = folder / "model.safetensors"
     found = load_file(path) | tensors
     save_file({key: value for key, value in found.items() if value is not None}, path)
+
+
+@pytest.mark.parametrize(("deviations", "computes"), [(True, "what that library does"), (False, "DeepMind's code")])
+def test_the_card_says_where_it_is_from(folder, tmp_path, deviations, computes):
+    card = (import_weights(folder, tmp_path / "ours", deviations=deviations) / "card.md").read_text()
+    assert "imported from `theirs`" in card
+    assert computes in card
 
 
 @pytest.mark.parametrize("name", [IMAGE, CONV, TEXT, "PerceiverForImageClassificationLearned"])

@@ -62,7 +62,7 @@ def import_weights(
             raise SpecError(
                 f"'{source}' is a transformers folder, whose config says it all; leave preset and spec out."
             )
-        return save(import_transformers(source, deviations), Path(out))
+        return save(import_transformers(source, deviations), Path(out), card=_folder_card(Path(source), deviations))
     if deviations:
         raise SpecError("deviations are of a transformers folder, and this is none; leave them out.")
     stored = read_weights(source)
@@ -139,6 +139,21 @@ def _data_in(path: Path) -> Any:
     except UnicodeDecodeError as error:
         raise SpecError(f"'{path}' is not UTF-8: byte {error.start}; save it as UTF-8.") from None
     return read_yaml(text, str(path))
+
+
+def _folder_card(source: Path, deviations: bool) -> str:
+    """What a card says of the weights of a transformers folder."""
+    computes = "that library does, where it differs from DeepMind's code too" if deviations else "DeepMind's code does"
+    return f"""# A Perceiver IO of transformers
+
+- Weights: imported from `{source.resolve().name}`; whose they are and under which licence, that folder's card may say.
+- It computes what {computes}.
+
+```python
+import perceivers
+model = perceivers.load("this folder")
+```
+"""
 
 
 def _peer_card(stored: Stored) -> str:
