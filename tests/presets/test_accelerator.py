@@ -99,8 +99,8 @@ def test_shortcuts_without_gradients_agree_there_with_the_plain_way(monkeypatch)
             "text": {
                 "kind": "text",
                 "length": 200,
-                "channels": 24,
-                "position": {"kind": "learned", "join": "add", "channels": 24},
+                "channels": 96,
+                "position": {"kind": "learned", "join": "add", "channels": 96},
             },
         },
         "latents": {"count": 6, "channels": 16},
