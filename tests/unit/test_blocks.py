@@ -37,6 +37,44 @@ def test_activations_by_formula(name, formula):
     torch.testing.assert_close(ACTIVATIONS[name](points), wanted, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gelu_without_gradients(dtype):
+    """Computed by a sigmoid, in place, it is the same function wherever that is finite, and NaN where that is."""
+    mlp = MLP(1, 8).to(dtype)
+    torch.nn.init.ones_(mlp.hidden.weight)
+    torch.nn.init.zeros_(mlp.hidden.bias)
+    ends = torch.tensor([0.0, 1e-30, -1e-30, 25.0, -25.0, 1e18, -1e18, 3e30, -3e30, math.inf, math.nan])
+    x = torch.cat([torch.linspace(-12, 12, 2**16), ends]).to(dtype)[:, None]
+    seen = []
+    handle = mlp.output.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    mlp(x)
+    with torch.no_grad():
+        mlp(x)
+    handle.remove()
+    wanted, given = seen
+    bounds = {"rtol": 0, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-6, "atol": 1e-6}
+    torch.testing.assert_close(given, wanted.detach(), equal_nan=True, **bounds)
+    assert not torch.equal(given, wanted), "it went another way"
+
+
+def test_a_hook_keeps_what_the_first_linear_gave():
+    """Only an array that nobody else holds is overwritten."""
+    mlp, x, kept = MLP(64, 4), torch.randn(1024, 64), []
+    with torch.no_grad():
+        wanted, hidden = mlp(x), F.linear(x, mlp.hidden.weight, mlp.hidden.bias)
+        mlp.hidden.register_forward_hook(lambda module, given, made: kept.append(made))
+        torch.testing.assert_close(mlp(x), wanted)
+    torch.testing.assert_close(kept[0], hidden)
+
+
+def test_an_mlp_under_vmap_without_gradients():
+    mlp, x = MLP(64, 4), torch.randn(3, 1024, 64)
+    with torch.no_grad():
+        for axis in (0, 1):
+            given = torch.vmap(mlp, in_dims=axis, out_dims=axis)(x.movedim(0, axis))
+            torch.testing.assert_close(given.movedim(axis, 0), mlp(x))
+
+
 def test_mlp():
     mlp = shaken(MLP(6, 3, "relu_squared"))
     hidden = torch.relu(X @ mlp.hidden.weight.T + mlp.hidden.bias) ** 2
