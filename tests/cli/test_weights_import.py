@@ -1,12 +1,14 @@
 """`perceivers weights import` and `verify`: a model directory of official weights, and proof."""
 
 import json
+import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import perceivers
 from perceivers.models.convert import read_weights
@@ -127,6 +129,20 @@ def test_a_transformers_folder_there_and_back(call, tmp_path):
     done = call("weights", "export", "lm", "--format", "onnx", "--out", "other")
     assert "unknown format 'onnx'" in done.err
     assert not Path("other").exists()
+
+
+def test_numbers_that_are_none(call, tmp_path):
+    """Such a model would answer NaN to everything: it is not written."""
+    folder = shutil.copytree(GOLDEN / "hf_masked_lm", tmp_path / "diverged")
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name, tensor in tensors.items() if tensor.dim() == 2)
+    tensors[name][0, :2] = torch.tensor([math.nan, math.inf])
+    save_file(tensors, folder / "model.safetensors")
+    done = call("weights", "import", folder, "--out", "lm")
+    assert done.code == 1
+    assert "diverged' holds NaN or infinite numbers: 2 of the " in done.err
+    assert "Nothing was written" in done.err
+    assert not Path("lm").exists()
 
 
 def contents(folder: Path) -> dict[str, bytes]:

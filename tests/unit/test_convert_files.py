@@ -281,7 +281,7 @@ def test_folders_that_hold_something_else(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     assert "it is of the model type 'bert'; wanted 'perceiver'" in message(tmp_path)
     (tmp_path / "config.json").write_text("[]")
-    assert "it is of the model type None" in message(tmp_path)
+    assert "it holds a list; wanted a mapping of settings to values" in message(tmp_path)
     (tmp_path / "config.json").write_text("{")
     assert "is not JSON" in message(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "perceiver"}')

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from perceivers.nn import linear
@@ -35,6 +36,22 @@ def test_an_array_of_many_axes_goes_the_ordinary_way(monkeypatch):
     calls, layer = taken(monkeypatch), BlockLinear(300, 700)
     with torch.no_grad():
         assert layer(torch.randn(1, 1, 1, 1, 512, 300)).shape == (1, 1, 1, 1, 512, 700)
+    assert not calls
+
+
+# torch's own, of what it does when the first derivative is carried forward.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
+def test_vmap_and_derivatives_carried_forward_go_the_ordinary_way(monkeypatch):
+    """oneDNN's layout knows neither, with or without gradients."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    calls, layer, x, way = taken(monkeypatch), BlockLinear(300, 700), torch.randn(2, 512, 300), torch.randn(2, 512, 300)
+    with torch.no_grad():
+        wanted = F.linear(way, layer.weight)
+        torch.testing.assert_close(torch.vmap(layer)(x), F.linear(x, layer.weight, layer.bias))
+        torch.testing.assert_close(torch.func.jvp(layer, (x,), (way,))[1], wanted)
+        with forward_ad.dual_level():
+            carried = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, way))).tangent
+        torch.testing.assert_close(carried, wanted)
     assert not calls
 
 

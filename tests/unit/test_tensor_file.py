@@ -1,13 +1,14 @@
 """Files of tensors are read as safetensors reads them, aligned, and hashed on the way."""
 
 import hashlib
+import os
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from perceivers.errors import ModelError
-from perceivers.models.tensor_file import DTYPES, read_header, read_tensors
+from perceivers.models.tensor_file import DTYPES, Reading, read_header
 
 
 @pytest.fixture
@@ -20,26 +21,47 @@ def path(tmp_path):
     return tmp_path / "some.safetensors"
 
 
-def test_the_same_tensors_as_safetensors_and_aligned(path):
-    tensors, sha256 = read_tensors(path, read_header(path))
+@pytest.mark.parametrize("way", ["many arrays a call", "few bytes a call", "one array a call"])
+def test_the_same_tensors_as_safetensors_and_aligned(path, way, monkeypatch):
+    if way == "one array a call":
+        monkeypatch.delattr(os, "readv")
+    elif way == "few bytes a call":
+        whole = os.readv
+        monkeypatch.setattr(os, "readv", lambda file, arrays: whole(file, [arrays[0][:100]]))
+    reading = Reading(path, read_header(path), hashlib.sha256())
+    tensors = reading.tensors()
     wanted = load_file(path)
     assert set(tensors) == set(wanted)
     for name, tensor in wanted.items():
         assert tensors[name].dtype == tensor.dtype
         assert torch.equal(tensors[name], tensor), name
         assert tensors[name].data_ptr() % 64 == 0
-    assert sha256() == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert reading.checksum() == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_file_that_ends_early(path):
     header, data = read_header(path), path.read_bytes()
     path.write_bytes(data[:-4])
     with pytest.raises(ModelError, match=r"some\.safetensors' cannot be read"):
-        read_tensors(path, header)
+        Reading(path, header, hashlib.sha256())
+
+
+def test_a_file_that_is_cut_while_it_is_read(path, monkeypatch):
+    whole, data = os.readv, path.read_bytes()
+
+    def cut(file, arrays):
+        path.write_bytes(data[:-4])
+        return whole(file, arrays)
+
+    monkeypatch.setattr(os, "readv", cut)
+    reading = Reading(path, read_header(path), hashlib.sha256())
+    for ask in (reading.tensors, reading.checksum):
+        with pytest.raises(ModelError, match=r"cannot be read: it ended early: something else writes to it\."):
+            ask()
 
 
 def test_a_dtype_that_torch_has_not(path, tmp_path):
     other = tmp_path / "other.safetensors"
     save_file({"x": torch.zeros(4, dtype=torch.uint16)}, other)
     with pytest.raises(ModelError, match="x has the dtype U16; wanted one of F64"):
-        read_tensors(other, read_header(other))
+        Reading(other, read_header(other), hashlib.sha256())

@@ -1,12 +1,13 @@
 """safetensors files read straight into tensors of our own, aligned as torch's are."""
 
-import hashlib
 import json
+import os
 import struct
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +18,9 @@ from perceivers.errors import ModelError, near_miss
 # safetensors accepts headers of 100 MB, which take minutes to read; the largest model here needs far less than this.
 MOST_HEADER_BYTES = 16 * 2**20
 METADATA = "__metadata__"
+# What is read by one call: so many arrays, which systems limit to 1,024, or so many bytes, hashed while more are read.
+_MOST_ARRAYS = 512
+_PART_BYTES = 8 * 2**20
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -48,45 +52,114 @@ def read_header(path: Path) -> Mapping[str, Any]:
     return header
 
 
-def read_tensors(path: Path, header: Mapping[str, Any]) -> tuple[dict[str, Tensor], Callable[[], str]]:
-    """The tensors of the safetensors file at `path`, whose header is `header`; and a call that gives its SHA-256.
+class Reading:
+    """A safetensors file that one thread reads into tensors and another gives to `digest`, while the caller goes on.
 
-    safetensors' own readers leave them at places that are not aligned, where kernels that mind give other last bits;
-    to copy them from there takes longer than to read them. Hashing takes as long as reading: a thread hashes what is
-    read while the next is, and the call waits for it. Nothing may write to the tensors before. Raises `ModelError`.
+    safetensors' own readers leave tensors at places that are not aligned, where kernels that mind give other last bits;
+    to copy them from there takes longer than to read them. Building what the tensors are for may take as long as
+    reading them. unread: the tensors, which are there at once and hold what the file does once `tensors` or `checksum`
+    has returned. digest: an object like `hashlib`'s. Raises `ModelError` for a header that does not fit the file, and
+    for dtypes that torch has not.
     """
-    digest, hashing = hashlib.sha256(), ThreadPoolExecutor(1)
-    try:
-        # Checks that the header fits the file: places, sizes, nothing overlapping, nothing between.
-        with safe_open(path, framework="np"):
-            pass
-        with path.open("rb", buffering=0) as stream:
-            length = stream.read(8)
-            digest.update(length + stream.read(struct.unpack("<Q", length)[0]))
-            entries = [(name, entry) for name, entry in header.items() if name != METADATA]
-            tensors = {}
-            for name, entry in sorted(entries, key=lambda named: named[1]["data_offsets"]):
-                tensors[name], data = _read(stream, name, entry, path)
-                hashing.submit(digest.update, data)
-        return tensors, hashing.submit(digest.hexdigest).result
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"'{path}' cannot be read: {error}.") from None
-    finally:
-        hashing.shutdown(wait=False)
+
+    def __init__(self, path: Path, header: Mapping[str, Any], digest: Any) -> None:
+        self._path, self._digest = path, digest
+        try:
+            # Checks that the header fits the file: places, sizes, nothing overlapping, nothing between.
+            with safe_open(path, framework="np"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise self._unreadable(error) from None
+        entries = [(name, entry) for name, entry in header.items() if name != METADATA]
+        entries.sort(key=lambda named: named[1]["data_offsets"])
+        memory = [_memory(name, entry, path) for name, entry in entries]
+        kinds = [(name, DTYPES[entry["dtype"]], entry["shape"]) for name, entry in entries]
+        self.unread = {n: m.view(dtype).view(shape) for (n, dtype, shape), m in zip(kinds, memory, strict=True)}
+        arrays = [memoryview(m.numpy()) for m in memory]  # pyright: ignore[reportArgumentType]
+        reader = ThreadPoolExecutor(1)
+        self._read = reader.submit(self._read_all, arrays)
+        reader.shutdown(wait=False)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of them, once they are read; nothing may write to them before `checksum`. Raises `ModelError`."""
+        self._done()
+        return self.unread
+
+    def checksum(self) -> str:
+        """The digest of the whole file, in hexadecimal digits. Raises `ModelError`."""
+        return self._done().result()
+
+    def _done(self) -> "Future[str]":
+        try:
+            return self._read.result()
+        except OSError as error:
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: Exception) -> ModelError:
+        return ModelError(f"'{self._path}' cannot be read: {error}.")
+
+    def _read_all(self, arrays: Sequence[memoryview]) -> "Future[str]":
+        """Fill `arrays`, one behind the other; what is read is hashed while the next is."""
+        digest, hashing = self._digest, ThreadPoolExecutor(1)
+        try:
+            with self._path.open("rb", buffering=0) as stream:
+                length = stream.read(8)
+                digest.update(length + stream.read(struct.unpack("<Q", length)[0]))
+                for part in _parts(arrays):
+                    if not _filled(stream, part):
+                        raise OSError("it ended early: something else writes to it")
+                    hashing.submit(_hash, digest, part)
+            return hashing.submit(digest.hexdigest)
+        finally:
+            hashing.shutdown(wait=False)
 
 
-def _read(stream: BinaryIO, name: str, entry: Mapping[str, Any], path: Path) -> tuple[Tensor, memoryview]:
-    """The tensor that comes next in `stream`, and its bytes."""
+def _memory(name: str, entry: Mapping[str, Any], path: Path) -> Tensor:
+    """Bytes for that tensor."""
     if entry["dtype"] not in DTYPES:
         near = near_miss(entry["dtype"], DTYPES)
         raise ModelError(f"'{path}': {name} has the dtype {entry['dtype']}; wanted one of {', '.join(DTYPES)}.{near}")
     begin, end = entry["data_offsets"]
-    read = torch.empty(end - begin, dtype=torch.uint8)
-    data = memoryview(read.numpy())  # pyright: ignore[reportArgumentType]
-    filled = 0
-    while filled < len(data):
-        count = stream.readinto(data[filled:])  # pyright: ignore[reportAttributeAccessIssue]
+    return torch.empty(end - begin, dtype=torch.uint8)
+
+
+def _parts(arrays: Iterable[memoryview]) -> Iterator[list[memoryview]]:
+    """The arrays that hold something, some at a time."""
+    part: list[memoryview] = []
+    for array in arrays:
+        if len(array):
+            part.append(array)
+        if len(part) == _MOST_ARRAYS or sum(map(len, part)) >= _PART_BYTES:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _filled(stream: FileIO, arrays: Sequence[memoryview]) -> bool:
+    """Whether the stream held enough to fill them all."""
+    rest = list(arrays)
+    while rest:
+        count = _read_into(stream, rest)
         if not count:
-            raise ModelError(f"'{path}' ended within {name}: something else writes to it.")
-        filled += count
-    return read.view(DTYPES[entry["dtype"]]).view(entry["shape"]), data
+            return False
+        while rest and count >= len(rest[0]):
+            count -= len(rest.pop(0))
+        if count:
+            rest[0] = rest[0][count:]
+    return True
+
+
+def _read_into(stream: FileIO, arrays: Sequence[memoryview]) -> int:
+    """Read into these what comes at once; the number of bytes.
+
+    One call for many: after each this thread waits, up to 5 ms, until another that runs Python lets it go on.
+    """
+    if hasattr(os, "readv"):
+        return os.readv(stream.fileno(), arrays)
+    return stream.readinto(arrays[0]) or 0  # Windows
+
+
+def _hash(digest: Any, arrays: Iterable[memoryview]) -> None:
+    for array in arrays:
+        digest.update(array)

@@ -5,7 +5,7 @@
     labels.json         class names by output, for people and programs that read no spec
     card.md             what it was trained on, scores, limits, how to load
     recipe.yaml         the recipe, when it was trained by one
-    manifest.json       size and SHA-256 of the others but the card; written last
+    manifest.json       size and XXH3 of the others but the card; written last
 
 Nothing executable, nothing pickled.
 """
@@ -20,16 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from perceivers.atomic import replace_folder
 from perceivers.errors import ModelError, SpecError, near_miss
-from perceivers.models.build import build, fill
+from perceivers.models.build import build, fill, uncollected
 from perceivers.models.device import checked_device
 from perceivers.models.model import SELDOM, Model, Trained
 from perceivers.models.spec import EncoderSpec, Spec, as_spec
-from perceivers.models.tensor_file import read_header, read_tensors
+from perceivers.models.tensor_file import Reading, read_header
 
 WEIGHTS, SPEC, LABELS, CARD, RECIPE, MANIFEST = (
     "model.safetensors",
@@ -42,6 +43,10 @@ WEIGHTS, SPEC, LABELS, CARD, RECIPE, MANIFEST = (
 CHECKED = (WEIGHTS, SPEC, LABELS)  # and the recipe, where there is one: predict and evaluate go by it
 FORMAT = 1
 MOST_TEXT_BYTES = 64 * 2**20
+# What finds damage, by its name in the manifest. Nobody is kept out by it: who can alter a file can alter the manifest.
+# XXH3 of 128 bits reads 12 GB a second, SHA-256 one [docs/decisions/017]; models saved before have the latter.
+CHECKSUM = "xxh3_128"
+CHECKSUMS: dict[str, Callable[[], Any]] = {CHECKSUM: xxhash.xxh3_128, "sha256": hashlib.sha256}
 # Of files, in a message.
 _MOST_NAMES = 10
 # Spec, header and tensors.
@@ -111,10 +116,12 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Model:
     """
     device = checked_device(device)
     folder = find_model(Path(folder))
-    with _as_saved(folder) as (spec, header, tensors):
+    with uncollected(), _as_saved(folder) as (spec, header, reading):
         model = build(spec, device="meta")
-        _check_tensors(model, tensors, folder / WEIGHTS)
-        fill(model, {name: tensor.to(device) for name, tensor in tensors.items()})
+        # Names and shapes are enough for this; what they hold may still be on its way.
+        _check_tensors(model, reading.unread, folder / WEIGHTS)
+        on_cpu = device.type == "cpu"
+        fill(model, reading.unread if on_cpu else {n: read.to(device) for n, read in reading.tensors().items()})
         model.trained = _trained(header, folder / WEIGHTS)
     _warn_of_absence(model, folder)
     return model.eval()
@@ -125,28 +132,28 @@ def read_stored(folder: Path) -> Saved:
 
     Raises `ModelError` that names the file which is missing or altered.
     """
-    with _as_saved(folder) as stored:
-        return stored
+    with _as_saved(folder) as (spec, header, reading):
+        return spec, header, reading.tensors()
 
 
 @contextmanager
-def _as_saved(folder: Path) -> Iterator[Saved]:
-    """What a model directory holds. That its weights are not those that were saved is found only at the end.
+def _as_saved(folder: Path) -> Iterator[tuple[Spec, Mapping[str, Any], Reading]]:
+    """What a model directory holds; its weights are being read, and whether they are as saved is known only at the end.
 
-    Hashing takes about as long as what is done within. That a file was changed says more than what is wrong in it, so
-    that is said first.
+    That a file was changed says more than what is wrong in it, so that is said first.
     """
     entry = _check_files(folder)
     try:
         spec = as_spec(read_json(folder / SPEC), str(folder / SPEC))
         header = read_header(folder / WEIGHTS)
         _check_size(spec, header, folder)
-        tensors, sha256 = read_tensors(folder / WEIGHTS, header)
-        yield spec, header, tensors
+        checksum = _checksum(entry)
+        reading = Reading(folder / WEIGHTS, header, CHECKSUMS[checksum]())
+        yield spec, header, reading
+        found = {"bytes": (folder / WEIGHTS).stat().st_size, checksum: reading.checksum()}
     except (ModelError, SpecError):
-        _check_entry(folder / WEIGHTS, entry, _entry(folder / WEIGHTS))
+        _check_entry(folder / WEIGHTS, entry)
         raise
-    found = {"bytes": (folder / WEIGHTS).stat().st_size, "sha256": sha256()}
     _check_entry(folder / WEIGHTS, entry, found)
 
 
@@ -170,9 +177,15 @@ def find_model(path: Path) -> Path:
     return path
 
 
-def _entry(path: Path) -> dict[str, Any]:
+def _entry(path: Path, checksum: str = CHECKSUM) -> dict[str, Any]:
     with path.open("rb") as stream:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+        digest = hashlib.file_digest(stream, CHECKSUMS[checksum])
+    return {"bytes": path.stat().st_size, checksum: digest.hexdigest()}
+
+
+def _checksum(entry: Any) -> str:
+    """The checksum that an entry of a manifest has."""
+    return next((name for name in CHECKSUMS if isinstance(entry, Mapping) and name in entry), CHECKSUM)
 
 
 def _check_files(folder: Path) -> Any:
@@ -197,14 +210,15 @@ def _check_files(folder: Path) -> Any:
                 "model anew from Python to be without a recipe."
             )
         if name != WEIGHTS:
-            _check_entry(folder / name, files.get(name), _entry(folder / name))
+            _check_entry(folder / name, files.get(name))
     return files.get(WEIGHTS)
 
 
-def _check_entry(path: Path, wanted: Any, found: Mapping[str, Any]) -> None:
-    if wanted != found:
+def _check_entry(path: Path, wanted: Any, found: Mapping[str, Any] | None = None) -> None:
+    """`found`: what its entry would be, where that is known already."""
+    if wanted != (found or _entry(path, _checksum(wanted))):
         raise ModelError(
-            f"'{path}' is not the file that was saved: its size or SHA-256 differs from manifest.json. "
+            f"'{path}' is not the file that was saved: its size or checksum differs from manifest.json. "
             "Copy the directory again, or save the model anew from Python to change it."
         )
 

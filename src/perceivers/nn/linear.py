@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 # Multiply-adds of a product below which turning the rows into oneDNN's layout and back is not worth it [measured].
@@ -42,6 +44,9 @@ class BlockLinear(nn.Linear):
         if torch.is_grad_enabled() or x.dtype != torch.float32 or x.device.type != "cpu" or x.is_meta:
             return False
         if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or self.weight.dtype != torch.float32:
+            return False
+        # Neither vmap nor derivatives carried forward know arrays in oneDNN's layout.
+        if is_functorch_wrapped_tensor(x) or forward_ad._current_level >= 0:
             return False
         # Of more axes oneDNN takes no array.
         large = x.numel() * self.out_features >= FEWEST_PRODUCTS and x.ndim <= _MOST_AXES

@@ -39,8 +39,10 @@ def _own(folder: Path) -> Stored:
 
 def _transformers(folder: Path) -> Stored:
     config: Any = read_json(folder / CONFIG)
+    if not isinstance(config, dict):
+        raise refused(folder / CONFIG, f"it holds a {type(config).__name__}; wanted a mapping of settings to values.")
     # Configs of old versions may say nothing of the kind of model.
-    kind = config.get("model_type", _KIND) if isinstance(config, dict) else None
+    kind = config.get("model_type", _KIND)
     if kind != _KIND:
         raise refused(folder / CONFIG, f"it is of the model type {kind!r:.80}; wanted '{_KIND}'.")
     if (folder / WEIGHTS).is_file():
