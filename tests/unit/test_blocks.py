@@ -112,6 +112,26 @@ def test_self_attend_is_its_formula():
     torch.testing.assert_close(block(X), x + block.mlp(block.mlp_norm(x)))
 
 
+@pytest.mark.parametrize(
+    "watched", [None, "norm", "attention", "attention.output", "dropout", "skipped", "mlp_norm", "mlp", "mlp.output"]
+)
+def test_sums_in_place_change_nothing_that_somebody_holds(watched):
+    """Without gradients what attention and MLP gave becomes the sum, unless a hook may have kept it."""
+    block = shaken(SelfAttend(6, heads=2, qk_channels=4, v_channels=8))
+    latents, kept = X.clone(), []
+    if watched:
+        block.get_submodule(watched).register_forward_hook(lambda module, given, made: kept.append((*given, made)))
+    wanted = block(latents).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(block(latents), wanted, rtol=0, atol=1e-12)
+    assert torch.equal(latents, X)
+    calls = len(kept) // 2
+    for graph, none in zip(kept[:calls], kept[calls:], strict=True):
+        for first, second in zip(graph, none, strict=True):
+            torch.testing.assert_close(second, first.detach(), rtol=0, atol=1e-12)
+    assert calls == (0 if watched is None else 2 if watched in ("dropout", "skipped") else 1)
+
+
 def test_default_widths_are_the_official_ones():
     """In a cross-attend those of what is read, in a self-attend those of the latents."""
     cross, self_attend = CrossAttend(6, 3).attention, SelfAttend(16, heads=2).attention

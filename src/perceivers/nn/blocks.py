@@ -15,7 +15,16 @@ from perceivers.nn.attention.read import Asked
 from perceivers.nn.attention.state import State
 from perceivers.nn.initialisers import block_linear
 from perceivers.nn.lifted import Lifted
-from perceivers.nn.linear import NUMBERS_AT_ONCE, Affine, in_a_row, is_plain, once, whole_rows, without_graph
+from perceivers.nn.linear import (
+    NUMBERS_AT_ONCE,
+    Affine,
+    in_a_row,
+    is_plain,
+    is_watched,
+    once,
+    whole_rows,
+    without_graph,
+)
 from perceivers.nn.streamed import Gathered
 
 LAYER_NORM_EPS = 1e-5
@@ -231,5 +240,18 @@ class SelfAttend(nn.Module):
 
     def after(self, latents: Tensor, read: Tensor) -> Tensor:
         """The latents (B, N, D) once their attention has `read` as much: residual and MLP."""
-        x = latents + self.skipped(self.dropout(read))
+        read = self.skipped(self.dropout(read))
+        if without_graph(latents) and self._owns_what_it_adds():
+            # New memory for the sums would have to be cleared and mapped by the system [docs/log.md, "Sums in place"].
+            x = read.add_(latents)
+            return self.skipped(self.dropout(self.mlp(self.mlp_norm(x)))).add_(x)
+        x = latents + read
         return x + self.skipped(self.dropout(self.mlp(self.mlp_norm(x))))
+
+    def _owns_what_it_adds(self) -> bool:
+        """Whether what attention and MLP give are arrays that nobody else holds."""
+        if type(self.attention) is not Attention or type(self.mlp) is not MLP:
+            return False
+        if any(is_watched(module) for module in (self.attention, self.mlp, self.dropout, self.skipped)):
+            return False
+        return is_plain(self.attention.output, self.mlp.output)

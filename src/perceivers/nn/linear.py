@@ -57,18 +57,19 @@ class BlockLinear(nn.Linear):
 _FORWARDS = (nn.Linear.forward, BlockLinear.forward, nn.LayerNorm.forward)
 
 
+def is_watched(module: nn.Module) -> bool:
+    """Whether it has hooks, which see what goes in or comes out, or a forward of its own put in."""
+    if "forward" in vars(module) or module._backward_hooks or module._backward_pre_hooks:
+        return True
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 def is_plain(*modules: nn.Module) -> bool:
     """Whether each is what its weight and bias say, and may be computed from these without being called.
 
     Not so with hooks, nor with another forward: adapters, pruning and offloading put what they do there.
     """
-    return all(
-        type(module).forward in _FORWARDS
-        and "forward" not in vars(module)
-        and not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
-        and not module._backward_pre_hooks
-        for module in modules
-    )
+    return all(type(module).forward in _FORWARDS and not is_watched(module) for module in modules)
 
 
 class Affine(NamedTuple):
