@@ -132,6 +132,50 @@ def test_sums_in_place_change_nothing_that_somebody_holds(watched):
     assert calls == (0 if watched is None else 2 if watched in ("dropout", "skipped") else 1)
 
 
+def test_sums_in_place_are_of_arrays_that_are_given_for_it():
+    """`after` overwrites nothing of a caller's, nor what a part of another kind may hold."""
+    block, read = shaken(SelfAttend(6, heads=2)), torch.ones(1, 4, 6, dtype=torch.float64)
+    with torch.no_grad():
+        block.after(X, read)
+        assert torch.equal(read, torch.ones_like(read))
+
+        class Nothing(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.zeros = torch.zeros(2, 4, 6, dtype=torch.float64)
+
+            def forward(self, x):
+                return self.zeros
+
+        block.skipped = Nothing()
+        assert torch.equal(block(X), X)
+        assert not block.skipped.zeros.any()
+
+
+def test_what_hooks_of_all_modules_see_is_not_overwritten():
+    block, kept = SelfAttend(64, heads=2, mlp=MLP(64, 4)).eval(), []
+    handle = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, given, made: kept.append((made, made.clone()))
+    )
+    try:
+        with torch.no_grad():
+            block(torch.randn(2, 512, 64))
+    finally:
+        handle.remove()
+    assert len(kept) > 8
+    assert all(torch.equal(made, then) for made, then in kept)
+
+
+# The tests' checks of shapes ask traced sizes for their numbers.
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace", "ignore::torch.jit.TracerWarning")
+def test_a_trace_holds_for_other_sizes():
+    mlp = MLP(64, 4)
+    with torch.no_grad():
+        traced = torch.jit.trace(mlp, torch.randn(1024, 64))
+        x = torch.randn(4096, 64)
+        torch.testing.assert_close(traced(x), mlp(x))
+
+
 def test_default_widths_are_the_official_ones():
     """In a cross-attend those of what is read, in a self-attend those of the latents."""
     cross, self_attend = CrossAttend(6, 3).attention, SelfAttend(16, heads=2).attention

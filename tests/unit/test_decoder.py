@@ -98,7 +98,7 @@ def test_it_is_drawn_in_where_it_is_narrow(narrow, hidden_read, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["cross_attend.mlp.hidden", "cross_attend.mlp.output", "cross_attend.mlp_norm", "output"]
+    "name", [*(f"cross_attend.{name}" for name in ("mlp", "mlp.hidden", "mlp.output", "mlp_norm", "dropout")), "output"]
 )
 def test_a_module_with_a_hook_is_called(name):
     torch.manual_seed(0)

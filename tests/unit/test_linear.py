@@ -49,6 +49,9 @@ def test_vmap_and_derivatives_carried_forward_go_the_ordinary_way(monkeypatch):
         wanted = F.linear(way, layer.weight)
         torch.testing.assert_close(torch.vmap(layer)(x), F.linear(x, layer.weight, layer.bias))
         torch.testing.assert_close(torch.func.jvp(layer, (x,), (way,))[1], wanted)
+        several = {name: torch.stack([p, 2 * p]) for name, p in layer.named_parameters()}
+        by_layer = torch.vmap(lambda weights: torch.func.functional_call(layer, weights, x))(several)
+        torch.testing.assert_close(by_layer[1], 2 * by_layer[0])
         with forward_ad.dual_level():
             carried = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, way))).tangent
         torch.testing.assert_close(carried, wanted)

@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+from contextlib import contextmanager
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from perceivers.errors import ModelError
+from perceivers.models import tensor_file
 from perceivers.models.tensor_file import DTYPES, Reading, read_header
 
 
@@ -58,6 +60,28 @@ def test_a_file_that_is_cut_while_it_is_read(path, monkeypatch):
     for ask in (reading.tensors, reading.checksum):
         with pytest.raises(ModelError, match=r"cannot be read: it ended early: something else writes to it\."):
             ask()
+
+
+@pytest.mark.parametrize("start", [b"", b"abc", b"\xff" * 400, (2**56 - 1).to_bytes(8, "little")])
+def test_a_file_that_changes_between_its_header_and_the_rest(path, start, monkeypatch):
+    """Whatever it is then, it is one clear error."""
+    header, whole = read_header(path), tensor_file.safe_open
+
+    @contextmanager
+    def checked(*args, **kwargs):
+        with whole(*args, **kwargs) as file:
+            yield file
+        path.write_bytes(start)
+
+    monkeypatch.setattr(tensor_file, "safe_open", checked)
+    with pytest.raises(ModelError, match=r"cannot be read: it.* something else writes to it"):
+        Reading(path, header, hashlib.sha256()).tensors()
+
+
+def test_on_whatever_device_new_tensors_are(path):
+    with torch.device("meta"):
+        tensors = Reading(path, read_header(path), hashlib.sha256()).tensors()
+    assert {tensor.device.type for tensor in tensors.values()} == {"cpu"}
 
 
 def test_a_dtype_that_torch_has_not(path, tmp_path):

@@ -256,6 +256,10 @@ def test_weights_for_another_model(folder):
         (kept, ["does not fit spec.json: 1 missing (first: encoder.latents)"]),
         ({**tensors, "zzz": torch.zeros(1)}, ["1 not wanted (first: zzz)"]),
         ({**kept, "encoder.latents": torch.zeros(5, 9)}, ["encoder.latents is (5, 9), wanted (5, 8)"]),
+        (
+            {**kept, "encoder.latents": torch.zeros(5, 8, dtype=torch.int32)},
+            ["encoder.latents is of torch.int32, wanted torch.float32"],
+        ),
     ):
         save_file(changed, folder / "other")
         rewritten(folder, "model.safetensors", (folder / "other").read_bytes())
@@ -284,6 +288,11 @@ def test_files_too_large_to_be_what_they_should_be(folder, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(tensor_file, "MOST_HEADER_BYTES", 10)
     refused(folder, "is not a safetensors file")
+
+
+def test_a_number_with_more_digits_than_python_reads(folder):
+    (folder / "manifest.json").write_text('{"format": ' + "1" * 5000 + "}")
+    refused(folder, "manifest.json' is not JSON: Exceeds the limit")
 
 
 def test_nothing_is_pickled(folder):

@@ -21,6 +21,8 @@ METADATA = "__metadata__"
 # What is read by one call: so many arrays, which systems limit to 1,024, or so many bytes, hashed while more are read.
 _MOST_ARRAYS = 512
 _PART_BYTES = 8 * 2**20
+# Of one array, where systems limit what a call may ask for to 2 GiB.
+_MOST_BYTES = 2**30
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -103,11 +105,16 @@ class Reading:
         digest, hashing = self._digest, ThreadPoolExecutor(1)
         try:
             with self._path.open("rb", buffering=0) as stream:
-                length = stream.read(8)
-                digest.update(length + stream.read(struct.unpack("<Q", length)[0]))
+                start = bytearray(8)
+                _fill(stream, [memoryview(start)])
+                length = struct.unpack("<Q", start)[0]
+                if length > MOST_HEADER_BYTES:
+                    raise OSError("its header changed: something else writes to it")
+                header = bytearray(length)
+                _fill(stream, [memoryview(header)])
+                digest.update(start + header)
                 for part in _parts(arrays):
-                    if not _filled(stream, part):
-                        raise OSError("it ended early: something else writes to it")
+                    _fill(stream, part)
                     hashing.submit(_hash, digest, part)
             return hashing.submit(digest.hexdigest)
         finally:
@@ -120,15 +127,15 @@ def _memory(name: str, entry: Mapping[str, Any], path: Path) -> Tensor:
         near = near_miss(entry["dtype"], DTYPES)
         raise ModelError(f"'{path}': {name} has the dtype {entry['dtype']}; wanted one of {', '.join(DTYPES)}.{near}")
     begin, end = entry["data_offsets"]
-    return torch.empty(end - begin, dtype=torch.uint8)
+    return torch.empty(end - begin, dtype=torch.uint8, device="cpu")
 
 
 def _parts(arrays: Iterable[memoryview]) -> Iterator[list[memoryview]]:
-    """The arrays that hold something, some at a time."""
+    """The bytes of all arrays, some at a time."""
     part: list[memoryview] = []
-    for array in arrays:
-        if len(array):
-            part.append(array)
+    pieces = (array[i : i + _MOST_BYTES] for array in arrays for i in range(0, len(array), _MOST_BYTES))
+    for piece in pieces:
+        part.append(piece)
         if len(part) == _MOST_ARRAYS or sum(map(len, part)) >= _PART_BYTES:
             yield part
             part = []
@@ -136,18 +143,17 @@ def _parts(arrays: Iterable[memoryview]) -> Iterator[list[memoryview]]:
         yield part
 
 
-def _filled(stream: FileIO, arrays: Sequence[memoryview]) -> bool:
-    """Whether the stream held enough to fill them all."""
+def _fill(stream: FileIO, arrays: Sequence[memoryview]) -> None:
+    """Read all of them. Raises `OSError` where the stream ends before."""
     rest = list(arrays)
     while rest:
         count = _read_into(stream, rest)
         if not count:
-            return False
+            raise OSError("it ended early: something else writes to it")
         while rest and count >= len(rest[0]):
             count -= len(rest.pop(0))
         if count:
             rest[0] = rest[0][count:]
-    return True
 
 
 def _read_into(stream: FileIO, arrays: Sequence[memoryview]) -> int:

@@ -229,7 +229,7 @@ def read_json(path: Path) -> Any:
         raise ModelError(f"'{path}' has {path.stat().st_size} bytes; the most is {MOST_TEXT_BYTES}.")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"'{path}' is not JSON: {error}.") from None
 
 
@@ -264,6 +264,9 @@ def _check_tensors(model: Model, tensors: Mapping[str, torch.Tensor], path: Path
         if tensors[name].shape != tensor.shape:
             given, shape = tuple(tensors[name].shape), tuple(tensor.shape)
             raise ModelError(f"'{path}' does not fit spec.json: {name} is {given}, wanted {shape}.")
+        given, kind = tensors[name].dtype, tensor.dtype
+        if given != kind and not (given.is_floating_point and kind.is_floating_point):
+            raise ModelError(f"'{path}' does not fit spec.json: {name} is of {given}, wanted {kind}.")
 
 
 def _trained(header: Mapping[str, Any], path: Path) -> Trained | None:

@@ -214,7 +214,8 @@ class AutoregressiveEncoder(nn.Module):
         heads = layer.attention.heads
         query = self._turned(layer.attention.query(x), asked, heads)
         keys = self._turned(layer.attention.key(x), asked, heads)
-        return layer.after(latent, _read(layer.attention, query, keys, layer.attention.value(x), masks.own, memory))
+        read = _read(layer.attention, query, keys, layer.attention.value(x), masks.own, memory)
+        return layer.after(latent, read, own=True)
 
     def _turned(self, x: Tensor, positions: Tensor, heads: int) -> Tensor:
         return x if self.rotary is None else self.rotary(x, positions, heads)

@@ -90,8 +90,8 @@ class MLP(nn.Module):
 
     def _activated(self, hidden: Tensor, own: bool) -> Tensor:
         """The activation of what the first linear gave; `own`: nobody else has that array."""
-        cpu = hidden.device.type == "cpu" and 2 * hidden.numel() >= _CACHED
-        if own and cpu and self.activation is _gelu_tanh and without_graph(hidden):
+        slow = self.activation is _gelu_tanh and hidden.device.type == "cpu"
+        if slow and own and without_graph(hidden) and 2 * hidden.numel() >= _CACHED:
             return _gelu_tanh_in_place(hidden)
         return self.activation(hidden)
 
@@ -203,6 +203,8 @@ class CrossAttend(nn.Module):
         # Asked of the dropout itself: drawing answers at random in use turns on nothing else.
         if self.dropout.training and self.dropout.p:
             return False
+        if type(self.mlp) is not MLP or is_watched(self.mlp) or is_watched(self.dropout):
+            return False
         return all(a.drawable for a in linears) and is_plain(self.mlp.hidden, self.mlp.output, self.mlp_norm)
 
 
@@ -236,12 +238,15 @@ class SelfAttend(nn.Module):
     def forward(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         """The latents after one round of self-attention and MLP."""
         x = self.norm(latents)
-        return self.after(latents, self.attention(x, x))
+        return self.after(latents, self.attention(x, x), own=True)
 
-    def after(self, latents: Tensor, read: Tensor) -> Tensor:
-        """The latents (B, N, D) once their attention has `read` as much: residual and MLP."""
+    def after(self, latents: Tensor, read: Tensor, own: bool = False) -> Tensor:
+        """The latents (B, N, D) once their attention has `read` as much: residual and MLP.
+
+        own: nobody else holds `read`, which is of the latents' shape and may be overwritten.
+        """
         read = self.skipped(self.dropout(read))
-        if without_graph(latents) and self._owns_what_it_adds():
+        if own and without_graph(latents) and self._owns_what_it_adds():
             # New memory for the sums would have to be cleared and mapped by the system [docs/log.md, "Sums in place"].
             x = read.add_(latents)
             return self.skipped(self.dropout(self.mlp(self.mlp_norm(x)))).add_(x)
@@ -250,7 +255,8 @@ class SelfAttend(nn.Module):
 
     def _owns_what_it_adds(self) -> bool:
         """Whether what attention and MLP give are arrays that nobody else holds."""
-        if type(self.attention) is not Attention or type(self.mlp) is not MLP:
+        types = tuple(map(type, (self.attention, self.mlp, self.dropout, self.skipped)))
+        if types != (Attention, MLP, nn.Dropout, nn.Identity):
             return False
         if any(is_watched(module) for module in (self.attention, self.mlp, self.dropout, self.skipped)):
             return False

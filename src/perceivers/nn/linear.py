@@ -43,10 +43,12 @@ class BlockLinear(nn.Linear):
     def _by_onednn(self, x: Tensor) -> bool:
         if torch.is_grad_enabled() or x.dtype != torch.float32 or x.device.type != "cpu" or x.is_meta:
             return False
-        if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or self.weight.dtype != torch.float32:
+        if torch.compiler.is_compiling() or _traced():
+            return False
+        if torch.is_autocast_enabled("cpu") or self.weight.dtype != torch.float32:
             return False
         # Neither vmap nor derivatives carried forward know arrays in oneDNN's layout.
-        if is_functorch_wrapped_tensor(x) or forward_ad._current_level >= 0:
+        if forward_ad._current_level >= 0 or any(map(is_functorch_wrapped_tensor, (x, *self.parameters()))):
             return False
         # Of more axes oneDNN takes no array.
         large = x.numel() * self.out_features >= FEWEST_PRODUCTS and x.ndim <= _MOST_AXES
@@ -58,8 +60,10 @@ _FORWARDS = (nn.Linear.forward, BlockLinear.forward, nn.LayerNorm.forward)
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Whether it has hooks, which see what goes in or comes out, or a forward of its own put in."""
+    """Whether it has hooks, or all modules have, which see what goes in or comes out, or a forward put in."""
     if "forward" in vars(module) or module._backward_hooks or module._backward_pre_hooks:
+        return True
+    if nn.modules.module._has_any_global_hook():
         return True
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
@@ -133,11 +137,16 @@ def whole_rows(width: int) -> int:
     return -(-width // LINE) * LINE
 
 
+def _traced() -> bool:
+    """Whether the calls are recorded for other inputs: a trace would hold what this one's size decides."""
+    return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+
+
 def without_graph(x: Tensor) -> bool:
     """Whether nothing is recorded and `x` holds float32 or float64 data: products may then go in another order."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
-    if x.is_meta or x.dtype not in (torch.float32, torch.float64):
+    if _traced() or x.is_meta or x.dtype not in (torch.float32, torch.float64):
         return False
     return not torch.is_autocast_enabled(x.device.type)
 
