@@ -142,6 +142,11 @@ def test_numbers_that_are_none(call, tmp_path):
     assert done.code == 1
     assert "diverged' holds NaN or infinite numbers: 2 of the " in done.err
     assert "Nothing was written" in done.err
+    tensors[name] = tensors[name].nan_to_num(0, 0).long()
+    save_file(tensors, folder / "model.safetensors")
+    done = call("weights", "import", folder, "--out", "lm")
+    assert done.code == 1
+    assert "are of torch.int64; wanted real numbers" in done.err
     assert not Path("lm").exists()
 
 

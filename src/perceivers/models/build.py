@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perceivers.errors import SpecError
+from perceivers.errors import ModelError, SpecError
 from perceivers.inputs import Input
 from perceivers.models.autoregressive import build_autoregressive
 from perceivers.models.build_hierarchical import ACTIVATION, build_hierarchical
@@ -60,7 +60,13 @@ def uncollected() -> Iterator[None]:
 
 
 def fill(model: Model, tensors: Mapping[str, Tensor]) -> None:
-    """Make `model`, from the meta device, one with the weights `tensors`, where they are; all names must fit."""
+    """Make `model`, from the meta device, one with the weights `tensors`, where they are; all names must fit.
+
+    Raises `ModelError` for weights that are whole numbers.
+    """
+    for name, _ in model.named_parameters():
+        if name in tensors and not tensors[name].is_floating_point():
+            raise ModelError(f"the weights {name} (their name here) are of {tensors[name].dtype}; wanted real numbers.")
     model.load_state_dict(tensors, assign=True)
     # The modules below are made for their buffers only; what torch's own draw must not move anyone's generator.
     grids = {name: kind.raw_grid() for name, kind in model.spec.inputs.items()}

@@ -12,6 +12,7 @@ Nothing executable, nothing pickled.
 
 import hashlib
 import json
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -76,6 +77,8 @@ def save(
             tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
             save_file(tensors, temporary / WEIGHTS, metadata={"perceivers": about})
             (temporary / SPEC).write_text(json.dumps(model.spec.model_dump(mode="json"), indent=1) + "\n")
+            # safetensors lets nobody else read its file, whatever the user's mask says.
+            shutil.copymode(temporary / SPEC, temporary / WEIGHTS)
             (temporary / LABELS).write_text(json.dumps(labels, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             (temporary / CARD).write_text(card or _plain_card(model), encoding="utf-8")
             if recipe is not None:
@@ -142,19 +145,29 @@ def _as_saved(folder: Path) -> Iterator[tuple[Spec, Mapping[str, Any], Reading]]
 
     That a file was changed says more than what is wrong in it, so that is said first.
     """
-    entry = _check_files(folder)
+    with _readable():
+        entry = _check_files(folder)
+        try:
+            spec = as_spec(read_json(folder / SPEC), str(folder / SPEC))
+            header = read_header(folder / WEIGHTS)
+            _check_size(spec, header, folder)
+            checksum = _checksum(entry)
+            reading = Reading(folder / WEIGHTS, header, CHECKSUMS[checksum]())
+            yield spec, header, reading
+            found = {"bytes": (folder / WEIGHTS).stat().st_size, checksum: reading.checksum()}
+        except (ModelError, SpecError):
+            _check_entry(folder / WEIGHTS, entry)
+            raise
+        _check_entry(folder / WEIGHTS, entry, found)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """`ModelError` where a file cannot be read, or went away meanwhile."""
     try:
-        spec = as_spec(read_json(folder / SPEC), str(folder / SPEC))
-        header = read_header(folder / WEIGHTS)
-        _check_size(spec, header, folder)
-        checksum = _checksum(entry)
-        reading = Reading(folder / WEIGHTS, header, CHECKSUMS[checksum]())
-        yield spec, header, reading
-        found = {"bytes": (folder / WEIGHTS).stat().st_size, checksum: reading.checksum()}
-    except (ModelError, SpecError):
-        _check_entry(folder / WEIGHTS, entry)
-        raise
-    _check_entry(folder / WEIGHTS, entry, found)
+        yield
+    except OSError as error:
+        raise ModelError(f"'{error.filename}' cannot be read: {error.strerror}.") from None
 
 
 def is_model(folder: Path) -> bool:
@@ -162,6 +175,7 @@ def is_model(folder: Path) -> bool:
     return (folder / SPEC).is_file() and (folder / WEIGHTS).is_file()
 
 
+@_readable()
 def find_model(path: Path) -> Path:
     """The model directory at `path`, or in the run folder `path`. Raises `ModelError`."""
     if is_model(path / "model"):
@@ -216,7 +230,8 @@ def _check_files(folder: Path) -> Any:
 
 def _check_entry(path: Path, wanted: Any, found: Mapping[str, Any] | None = None) -> None:
     """`found`: what its entry would be, where that is known already."""
-    if wanted != (found or _entry(path, _checksum(wanted))):
+    found = found or _entry(path, _checksum(wanted))
+    if not isinstance(wanted, Mapping) or any(wanted.get(key) != value for key, value in found.items()):
         raise ModelError(
             f"'{path}' is not the file that was saved: its size or checksum differs from manifest.json. "
             "Copy the directory again, or save the model anew from Python to change it."

@@ -5,6 +5,7 @@ spec, made into a spec again as their class computes it, and the two are compare
 """
 
 import json
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from itertools import product
@@ -85,6 +86,8 @@ def export_transformers(model: Model, folder: str | Path, overwrite: bool = Fals
             save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
             for file, data in {CONFIG: config, **_beside(spec)}.items():
                 (temporary / file).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+            # safetensors lets nobody else read its file, whatever the user's mask says.
+            shutil.copymode(temporary / CONFIG, temporary / WEIGHTS)
     except (OSError, SafetensorError) as error:
         # safetensors reports a full disk as an error of its own.
         reason = error.strerror if isinstance(error, OSError) else error
