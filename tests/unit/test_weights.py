@@ -151,7 +151,7 @@ def test_a_full_disk_leaves_the_old_model(model, folder, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights, "save_file", full)
+    monkeypatch.setattr(tensor_file, "save_file", full)
     with pytest.raises(ModelError, match=r"could not be written .*: No space left on device\. Nothing was changed"):
         model.save(folder)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before

@@ -12,7 +12,6 @@ Nothing executable, nothing pickled.
 
 import hashlib
 import json
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +22,6 @@ from typing import Any
 import torch
 import xxhash
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from perceivers.atomic import replace_folder
 from perceivers.errors import ModelError, SpecError, near_miss
@@ -31,7 +29,7 @@ from perceivers.models.build import build, fill, uncollected
 from perceivers.models.device import checked_device
 from perceivers.models.model import SELDOM, Model, Trained
 from perceivers.models.spec import EncoderSpec, Spec, as_spec
-from perceivers.models.tensor_file import Reading, read_header
+from perceivers.models.tensor_file import Reading, read_header, write_tensors
 
 WEIGHTS, SPEC, LABELS, CARD, RECIPE, MANIFEST = (
     "model.safetensors",
@@ -75,10 +73,8 @@ def save(
     try:
         with replace_folder(folder) as temporary:
             tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-            save_file(tensors, temporary / WEIGHTS, metadata={"perceivers": about})
+            write_tensors(temporary / WEIGHTS, tensors, {"perceivers": about})
             (temporary / SPEC).write_text(json.dumps(model.spec.model_dump(mode="json"), indent=1) + "\n")
-            # safetensors lets nobody else read its file, whatever the user's mask says.
-            shutil.copymode(temporary / SPEC, temporary / WEIGHTS)
             (temporary / LABELS).write_text(json.dumps(labels, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             (temporary / CARD).write_text(card or _plain_card(model), encoding="utf-8")
             if recipe is not None:

@@ -62,15 +62,14 @@ def import_weights(
             raise SpecError(
                 f"'{source}' is a transformers folder, whose config says it all; leave preset and spec out."
             )
-        model, card = import_transformers(source, deviations), _folder_card(Path(source), deviations)
-        return save(_finite(model, source), Path(out), card=card)
+        return _saved(import_transformers(source, deviations), source, out, _folder_card(Path(source), deviations))
     if deviations:
         raise SpecError("deviations are of a transformers folder, and this is none; leave them out.")
     stored = read_weights(source)
     if is_peer(stored):
         if preset is not None:
             raise SpecError(f"the weights in '{source}' are of a {stored.family}, and of no preset; leave it out.")
-        return save(_finite(peer_model(stored, _given(spec)), source), Path(out), card=_peer_card(stored))
+        return _saved(peer_model(stored, _given(spec)), source, out, _peer_card(stored))
     _check_whole(stored)
     if (preset is None) == (spec is None):
         raise SpecError(_choice(stored))
@@ -82,11 +81,11 @@ def import_weights(
     assert spec is not None, "one of the two"
     assert not isinstance(spec, (str, Path)), "read above"
     model = assembled(as_spec(spec), stored, _entries, IGNORED)
-    return save(_finite(model, source), Path(out), card=_card(Path(source), known))
+    return _saved(model, source, out, _card(Path(source), known))
 
 
-def _finite(model: Model, source: str | Path) -> Model:
-    """`model`; `ModelError` where its weights hold numbers that are none: each of its answers would be NaN too."""
+def _saved(model: Model, source: str | Path, out: str | Path, card: str | None) -> Path:
+    """The model directory `out`; `ModelError` where weights hold numbers that are none: all answers would be NaN."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not (finite := tensor.isfinite()).all():
             number = tensor.numel() - int(finite.sum())
@@ -94,7 +93,7 @@ def _finite(model: Model, source: str | Path) -> Model:
                 f"'{source}' holds NaN or infinite numbers: {number:,} of the {tensor.numel():,} of {name} (its name "
                 "here). The file is damaged, or its training diverged. Nothing was written."
             )
-    return model
+    return save(model, Path(out), card=card)
 
 
 def _check_whole(stored: Stored) -> None:

@@ -5,7 +5,6 @@ spec, made into a spec again as their class computes it, and the two are compare
 """
 
 import json
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from itertools import product
@@ -14,7 +13,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from perceivers.atomic import replace_folder
@@ -35,6 +33,7 @@ from perceivers.models.convert.transformers_names import FAMILIES, Place, places
 from perceivers.models.convert.transformers_spec import spec_data
 from perceivers.models.model import Model
 from perceivers.models.spec import Spec, as_spec
+from perceivers.models.tensor_file import write_tensors
 from perceivers.models.weights import WEIGHTS, check_replaced
 from perceivers.nn import Attention
 from perceivers.nn.position import FourierPosition, LearnedPosition
@@ -83,11 +82,9 @@ def export_transformers(model: Model, folder: str | Path, overwrite: bool = Fals
     tensors = {theirs: _theirs(state[place.ours], place) for theirs, place in rules.items()}
     try:
         with replace_folder(folder) as temporary:
-            save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+            write_tensors(temporary / WEIGHTS, tensors, {"format": "pt"})
             for file, data in {CONFIG: config, **_beside(spec)}.items():
                 (temporary / file).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-            # safetensors lets nobody else read its file, whatever the user's mask says.
-            shutil.copymode(temporary / CONFIG, temporary / WEIGHTS)
     except (OSError, SafetensorError) as error:
         # safetensors reports a full disk as an error of its own.
         reason = error.strerror if isinstance(error, OSError) else error
