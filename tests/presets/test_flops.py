@@ -31,6 +31,8 @@ OTHERWISE = {
     "perceiver-io-flow": 1.912,
     # Not explained.
     "perceiver-io-multimodal": 0.967,
+    # Not explained; with a multiplication and an addition counted as one there would be 1.05.
+    "perceiver-io-starcraft": 2.251,
 }
 PRINTED = [name for name, preset in PRESETS.items() if preset.gflops is not None]
 
@@ -105,7 +107,7 @@ def _whole(kind) -> Elements:
     """One sample without absent elements, on the meta device."""
     if kind.kind == "points":
         coords = torch.empty(1, kind.count, kind.axes, device="meta")
-        return Elements(coords[..., :0], coords=coords)
+        return Elements(torch.empty(1, kind.count, kind.channels, device="meta"), coords=coords)
     grid = kind.raw_grid() or (kind.elements(),)
     count = torch.Size(grid).numel()
     channels = kind.raw_numbers(count) // count if kind.kind != "text" else 1
@@ -130,8 +132,4 @@ def test_a_twins_flops_are_what_torch_counts(name):
         for kind in spec.inputs.values()
         if kind.kind == "audio" and kind.lift.kind == "log_mel"
     )
-    # A flow's queries are its input, which is lifted for the encoder and for them; the papers count that once.
-    asking = {output.input for output in spec.outputs.values() if output.kind == "flow"}
-    made = plan(spec)
-    twice = sum(part.flops for part in made.parts if part.name in {f"input {key}" for key in asking})
-    assert made.flops == counted + transforms - twice
+    assert plan(spec).flops == counted + transforms

@@ -28,7 +28,7 @@ def tiny_twin(preset: Preset) -> Spec:
             continue
         if given["kind"] in _SETS_AND_CLIPS:
             given |= _SETS_AND_CLIPS[given["kind"]]
-            given["position"] |= {"bands": 3}
+            given["position"] |= _small(given["position"], bands=3)
             given.get("lift", {}).update(_small(given.get("lift", {}), bins=3, window=32, hop=16))
             continue
         given |= {"size": (SIZE, SIZE)}
@@ -75,12 +75,17 @@ def samples_of(spec: Spec, count: int) -> list[dict[str, Any]]:
         "image_pair": lambda: generator.integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8),
         "tokens": lambda: generator.integers(0, 256, (2, 3, 3), dtype=np.uint8),
         "points": lambda: generator.normal(size=(7, 3)),
+        "rows": lambda: generator.normal(size=(7, 256)),
         "video": lambda: generator.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8),
         "audio": lambda: generator.uniform(-1, 1, 256),
         "text": lambda: {"text": "abc defg hi"[: 5 + int(generator.integers(6))], "mask": [[1, 3]]},
         "ids": lambda: {"text": generator.integers(6, 32_000, 5 + int(generator.integers(6))), "mask": [[1, 3]]},
     }
-    names = {
-        n: "ids" if kind.kind == "text" and kind.encoding == "ids" else kind.kind for n, kind in spec.inputs.items()
-    }
+    names = {name: _made_as(kind) for name, kind in spec.inputs.items()}
     return [{name: made[kind]() for name, kind in names.items()} for _ in range(count)]
+
+
+def _made_as(kind: Any) -> str:
+    if kind.kind == "text" and kind.encoding == "ids":
+        return "ids"
+    return "rows" if kind.kind == "points" and not kind.axes else kind.kind

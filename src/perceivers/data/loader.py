@@ -123,6 +123,8 @@ def _followers(
     name: str, inputs: Mapping[str, InputSettings], change: Any, outputs: Mapping[str, OutputSettings]
 ) -> list[str]:
     """The outputs whose targets lie on that input. Raises `SpecError` where its change would leave them behind."""
+    if not inputs[name].moves_targets:
+        return []
     found = [output for output, kind in outputs.items() if kind.laid_on == name]
     for output in found:
         if not inputs[name].augments_targets:

@@ -128,12 +128,30 @@ class Reader:
     def row(self, table: Table, index: int) -> Row:
         """One sample. Raises `CellError` naming file, row and column."""
         inputs = {name: self.input(table, index, name) for name in self.inputs}
-        return Row(inputs, {name: self.target(table, index, name) for name in self.outputs})
+        row = Row(inputs, {name: self.target(table, index, name) for name in self.outputs})
+        self._check_laid(table, index, row)
+        return row
+
+    def _check_laid(self, table: Table, index: int, row: Row) -> None:
+        """Raise `CellError` for a target that cannot be of the sample that it lies on."""
+        for name, kind in self.outputs.items():
+            if kind.laid_on is None or kind.laid_on not in self.inputs or row.targets[name] is None:
+                continue
+            sample = row.inputs[kind.laid_on]
+            try:
+                if sample is not None:
+                    kind.check_rows(row.targets[name], sample.chosen_from or len(sample.values))
+                self.inputs[kind.laid_on].aligned(row.targets[name])
+            except DataError as error:
+                raise cell_error(table, index, ", ".join(self.columns_of(name, kind)), error) from None
 
     def errors(self, table: Table, index: int) -> list[CellError]:
         """All that cannot be read of one row: every input and every target."""
         inputs = [lambda name=name: self.input(table, index, name) for name in self.inputs]
-        return all_errors([*inputs, *(lambda name=name: self.target(table, index, name) for name in self.outputs)])
+        targets = [lambda name=name: self.target(table, index, name) for name in self.outputs]
+        found = all_errors([*inputs, *targets])
+        laid = any(kind.laid_on is not None for kind in self.outputs.values())
+        return found or (all_errors([lambda: self.row(table, index)]) if laid else [])
 
     def check_targets(self, table: Table, split: str) -> None:
         """Raise `DataError` when nothing can be learned or scored: training needs some target of every output."""

@@ -45,12 +45,14 @@ class Sample:
     values: (n1, …, nA, C) on a grid, or (M, C) with `coords` (M, A).
     mask: True = real, shaped as the cells; None = all.
     padding: how many of the masked cells only fill up a fixed length; the others were NaN, infinite or empty.
+    chosen_from: of how many rows the values are some, where a longer set is cut; None: all are there.
     """
 
     values: np.ndarray
     coords: np.ndarray | None = None
     mask: np.ndarray | None = None
     padding: int = 0
+    chosen_from: int | None = None
 
     @property
     def masked(self) -> int:
@@ -80,6 +82,8 @@ class Input(nn.Module, ABC):
     """
 
     channels: int
+    pointwise: ClassVar[bool] = False
+    """Its elements are the rows of a sample, in their order."""
 
     @abstractmethod
     def forward(self, elements: Elements) -> Lifted:
@@ -126,6 +130,8 @@ class InputSettings(Settings, ABC):
     """The settings that say how a training sample is changed; None: it never is. Then listed in `AnyAugmentation`."""
     augments_targets: ClassVar[bool] = False
     """Its augmenter has `with_targets(sample, seed, targets)` → sample, targets: those that lie on its pixels too."""
+    moves_targets: ClassVar[bool] = True
+    """Its augmenter moves its elements, so that targets that lie on them no longer do."""
     mixable: ClassVar[bool] = False
     """Two samples can be mixed, as MixUp and CutMix do: they are numbers on one and the same grid of two axes."""
     drafted_name: ClassVar[str] = ""

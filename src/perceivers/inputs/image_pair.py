@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from perceivers.cells import cells_of, is_missing
@@ -16,7 +17,7 @@ from perceivers.inputs.augment_pair import PairAugmentation, PairAugmenter
 from perceivers.inputs.base import Input, InputSettings, Sample, collate_grid
 from perceivers.inputs.decode import read_image
 from perceivers.inputs.grid import GridInput
-from perceivers.inputs.lift import Windows
+from perceivers.inputs.lift import Lift, PairLift, Windows
 from perceivers.inputs.position import Fourier, NoPosition, Position
 from perceivers.settings import Settings
 
@@ -42,7 +43,8 @@ class ImagePairInput(InputSettings):
     frames: Literal["joined", "separate"] = "joined"
     """An element is a pixel of both images at once, or of one of them: the images then lie one behind the other on a
     grid of two × height × width [P2 Table 16]."""
-    lift: Windows = Windows()
+    lift: PairLift = Windows()
+    """The surroundings of a pixel; or a convolution stem, of each image for itself [P2 Table 16]."""
     position: Position = Field(default_factory=lambda: Fourier(bands=64))
     mean: float = _HALF
     std: PositiveFloat = _HALF
@@ -118,8 +120,9 @@ class ImagePairInput(InputSettings):
         return self
 
     def elements(self) -> int:
-        """M: one a pixel, of both images or of each."""
-        return math.prod(self._grid())
+        """M after the lift: of windows one a pixel, of both images or of each."""
+        with torch.device("meta"):
+            return math.prod(self._lift().cells(self._grid()))
 
     def raw_grid(self) -> tuple[int, ...]:
         """Height and width, behind the number of the image where they are separate."""
@@ -154,8 +157,10 @@ class ImagePairInput(InputSettings):
 
     def build(self) -> Input:
         """The module."""
-        grid, width = self._grid(), self._width()
-        lift = self.lift.build(len(grid), width)
-        position = None if isinstance(self.position, NoPosition) else self.position.build(grid)
+        lift, width = self._lift(), self._width()
+        position = None if isinstance(self.position, NoPosition) else self.position.build(lift.cells(self._grid()))
         add = not isinstance(self.position, NoPosition) and self.position.join == "add"
         return GridInput([self.mean] * width, [self.std] * width, lift, position, add)
+
+    def _lift(self) -> Lift:
+        return self.lift.build(len(self._grid()), self._width(), images=2 if self.frames == "joined" else 1)

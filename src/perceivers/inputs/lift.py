@@ -136,34 +136,53 @@ class _Windows(Lift):
 
 
 class _Conv(Lift):
-    """A convolution stem. Masked cells read as zero at every layer; an element is masked when its whole stride is."""
+    """A convolution stem. Masked cells read as zero at every layer; an element is masked when its whole stride is.
+
+    images: of so many on one grid, side by side in the channels, or of each frame, where the grid has an axis of them
+    before the stem's own, each is convolved for itself, with the same weights.
+    """
 
     unit = None
     called = "a convolution stem"
 
-    def __init__(self, stem: ConvStem) -> None:
+    def __init__(self, stem: ConvStem, images: int = 1) -> None:
         super().__init__()
-        self.stem = stem
-        self.channels = stem.channels
+        self.stem, self.images = stem, images
+        self.channels = images * stem.channels
 
     def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
-        return self.stem.cells(grid)
+        return (*grid[: -self.stem.axes], *self.stem.cells(grid[-self.stem.axes :]))
 
     def flops(self, elements: int, grid: Sequence[int] | None) -> int:
         assert grid is not None, "a stem lies on a grid"
-        return self.stem.flops(grid)
+        return self._times(grid) * self.stem.flops(grid[-self.stem.axes :])
 
     def kept(self, grid: Sequence[int]) -> list[int]:
-        return self.stem.kept(grid)
+        return [self._times(grid) * count for count in self.stem.kept(grid[-self.stem.axes :])]
+
+    def _times(self, grid: Sequence[int]) -> int:
+        """How many images there are to convolve."""
+        return self.images * math.prod(grid[: -self.stem.axes])
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        content = self.stem(x, mask).flatten(1, -2)
+        batch, *grid, _ = x.shape
+        frames = x.flatten(0, -2 - self.stem.axes)
+        masks = None if mask is None else mask.flatten(0, -1 - self.stem.axes)
+        if self.images > 1:
+            frames = torch.cat(frames.chunk(self.images, dim=-1))
+            masks = None if masks is None else masks.repeat(self.images, *[1] * self.stem.axes)
+        content = self.stem(frames, masks).flatten(1, -2)
+        if self.images > 1:
+            content = torch.cat(content.chunk(self.images), dim=-1)
+        cells = self.cells(grid)
+        content = content.reshape(batch, math.prod(cells), self.channels)
         if mask is None:
             return content, None
         stride = (self.stem.stride * (2 if self.stem.pool else 1)) ** len(self.stem.convolutions)
         # Beside SAME padding the last cells of the mask may have no element.
-        kept = [slice(n) for n in self.stem.cells(x.shape[1:-1])]
-        return content, any_in_patch(mask, stride)[(slice(None), *kept)].flatten(1)
+        kept = (slice(None), *(slice(n) for n in cells[-self.stem.axes :]))
+        real = any_in_patch(mask.flatten(0, -1 - self.stem.axes), stride)[kept]
+        return content, real.reshape(batch, math.prod(cells))
 
 
 class _LogMel(Lift):
@@ -226,10 +245,10 @@ class Windows(Settings):
             raise ValueError(f"a window around a pixel has an odd side; use {size - 1} or {size + 1}")
         return size
 
-    def build(self, axes: int, inputs: int) -> Lift:
-        """The module for `inputs` channels of both images together, or with a third axis of each."""
+    def build(self, axes: int, inputs: int, images: int) -> Lift:
+        """The module for `inputs` channels of `images` images together, or with a third axis of frames."""
         assert axes in (2, 3), "of images"
-        return _Windows(inputs, self.size, 4 - axes, self.channels)
+        return _Windows(inputs, self.size, images, self.channels)
 
 
 class Samples(Settings):
@@ -283,10 +302,11 @@ class Conv(Settings):
     padding: Padding = "same"
     """Of convolution and pool: TensorFlow's SAME, or as the library transformers pads, for weights made with it."""
 
-    def build(self, axes: int, inputs: int) -> Lift:
-        """The module for `inputs` channels on a grid of `axes` axes."""
-        stem = ConvStem(axes, inputs, self.channels, self.kernel, self.stride, self.layers, self.pool, self.padding)
-        return _Conv(stem)
+    def build(self, axes: int, inputs: int, images: int = 1) -> Lift:
+        """The module for `inputs` channels on a grid of `axes` axes, of `images` images together; of 3 the first is
+        of frames."""
+        sizes = (self.channels, self.kernel, self.stride, self.layers, self.pool, self.padding)
+        return _Conv(ConvStem(min(axes, 2), inputs // images, *sizes), images)
 
 
 class SpecAugment(Settings):
@@ -325,6 +345,7 @@ class LogMel(Settings):
         return _LogMel(LogMelSpectrum(rate, self.bins, self.window, self.hop), inputs, self.hide)
 
 
+PairLift = Annotated[Windows | Conv, Field(discriminator="kind")]
 ImageLift = Annotated[Pixels | Patches | Conv1x1 | Conv, Field(discriminator="kind")]
 VideoLift = Annotated[Pixels | Patches, Field(discriminator="kind")]
 SeriesLift = Annotated[Samples | Patches | Conv, Field(discriminator="kind")]

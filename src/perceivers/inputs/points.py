@@ -1,4 +1,7 @@
-"""`points`: a cloud of points in space, each with coordinates and perhaps more numbers [P1 §4.3, ModelNet40]."""
+"""`points`: a cloud of points in space, each with coordinates and perhaps more numbers [P1 §4.3, ModelNet40].
+
+Or a set of rows of numbers that lie nowhere, such as the units of a game [P2 §4.5, StarCraft II].
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -11,12 +14,13 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from perceivers.elements import Elements
-from perceivers.errors import DataError
+from perceivers.errors import DataError, SpecError
 from perceivers.inputs.augment_points import PointsAugmentation, augment_points
 from perceivers.inputs.base import Input, Sample, Scale, Seed, collate_set, joined_channels
 from perceivers.inputs.channels import ChannelInput
 from perceivers.inputs.decode_points import is_inline, points_from_json, read_points
 from perceivers.inputs.position import Fourier, Learned, NoPosition, Position
+from perceivers.nn.initialisers import plain_linear
 from perceivers.nn.lifted import Lifted
 from perceivers.settings import Settings
 
@@ -33,14 +37,18 @@ class PointsInput(ChannelInput):
     reads_files: ClassVar[bool] = True
     statistics_from: ClassVar[int | None] = 2000
     augmentation: ClassVar[type[Settings] | None] = PointsAugmentation
+    moves_targets: ClassVar[bool] = False
     augmentation_idea: ClassVar[Mapping[str, Any]] = {"kind": "points", "scaling": [0.99, 1.01]}
     kind: Literal["points"] = "points"
     count: PositiveInt
     """The most points that the model reads."""
-    axes: int = Field(default=3, ge=1, le=4)
-    """Coordinates of a point: 3 in space, 2 in a plane."""
+    axes: int = Field(default=3, ge=0, le=4)
+    """Coordinates of a point: 3 in space, 2 in a plane; 0: they are a set, and lie nowhere."""
     channels: NonNegativeInt = 0
     """Further numbers of a point behind its coordinates, such as a colour or a normal; 0: it is its position alone."""
+    project: PositiveInt | None = None
+    """Width of a linear on the standardised channels; None: they are read as they are. The norm of what is read takes
+    two numbers away from each point, its mean and its scale: of few numbers that is most."""
     extra: Literal["error", "ignore"] = "error"
     """More numbers a point than coordinates and channels: an error, or not read."""
     overflow: Literal["error", "truncate", "spread"] = "error"
@@ -54,6 +62,8 @@ class PointsInput(ChannelInput):
     def _a_place_in_space(self) -> Self:
         if isinstance(self.position, Learned):
             raise ValueError("points lie on no grid, so there is nothing to learn a position for; use fourier")
+        if not self.axes and not isinstance(self.position, NoPosition):
+            raise ValueError("points with no axes lie nowhere; say so with position: {kind: none}")
         if isinstance(self.position, NoPosition) and not self.channels:
             raise ValueError("points without a position and without channels are all the same; give them either")
         if self.bounds is not None:
@@ -61,8 +71,8 @@ class PointsInput(ChannelInput):
                 raise ValueError(f"bounds has {len(self.bounds)} pairs, but there are {self.axes} axes")
             if any(low >= high for low, high in self.bounds):
                 raise ValueError("each of the bounds is (smallest, largest)")
-        if not self.channels and (self.mean or self.std):
-            raise ValueError("mean and std are of features, and channels is 0")
+        if not self.channels and (self.mean or self.std or self.project):
+            raise ValueError("mean, std and project are of features, and channels is 0")
         return self
 
     @classmethod
@@ -85,14 +95,16 @@ class PointsInput(ChannelInput):
             value = points_from_json(value)
         if isinstance(value, Mapping):
             value = self._joined(value)
-        points = self._chosen(self._wide(read_points(value)))
+        whole = self._wide(read_points(value))
+        points = self.aligned(whole)
         # What float32 cannot hold becomes infinite, and so masked or an error as `nan` says.
         with np.errstate(over="ignore"):
             points = points.astype(np.float32)
         mask = self.checked(points, "the cloud")
         coords = np.ascontiguousarray(points[:, : self.axes])
         self._check_bounds(coords if mask is None else coords[mask])
-        return Sample(np.ascontiguousarray(points[:, self.axes :]), coords=coords, mask=mask)
+        values = np.ascontiguousarray(points[:, self.axes :])
+        return Sample(values, coords=coords, mask=mask, chosen_from=len(whole) if len(whole) > len(points) else None)
 
     def _joined(self, fields: Mapping[str, Any]) -> np.ndarray:
         known = ("coords", "values")
@@ -122,7 +134,9 @@ class PointsInput(ChannelInput):
             )
         return points[:, :wanted]
 
-    def _chosen(self, points: np.ndarray) -> np.ndarray:
+    def aligned(self, target: np.ndarray) -> np.ndarray:
+        """Of rows that are points, or what is known of points, those that are read. Raises `DataError`."""
+        points = target
         if len(points) <= self.count:
             return points
         if self.overflow == "error":
@@ -174,7 +188,9 @@ class PointsInput(ChannelInput):
         return super().statistics() if self.channels else ((), ())
 
     def augmenter(self, setting: PointsAugmentation) -> Callable[[Sample, Seed], Sample]:
-        """Scaling."""
+        """Scaling. Raises `SpecError` where there are no coordinates to scale."""
+        if not self.axes and setting.scaling is not None:
+            raise SpecError("scaling is of coordinates, and axes is 0; leave it out.")
         return partial(augment_points, settings=setting)
 
     def elements(self) -> int:
@@ -192,15 +208,16 @@ class PointsInput(ChannelInput):
     def build(self) -> Input:
         """The module."""
         mean, std = self.statistics()
+        facts = (mean, std, self.project, self.axes, self.bounds)
         if isinstance(self.position, NoPosition):
-            return Points(mean, std, self.axes, self.bounds, None, add=False)
-        position = self.position.build((_FINE,) * self.axes)
-        return Points(mean, std, self.axes, self.bounds, position, add=self.position.join == "add")
+            return Points(*facts, None, add=False)
+        return Points(*facts, self.position.build((_FINE,) * self.axes), add=self.position.join == "add")
 
 
 class Points(Input):
     """Coordinates scaled to [−1, 1], their position encoding, and standardised features, which may be none."""
 
+    pointwise: ClassVar[bool] = True
     mean: Tensor
     std: Tensor
 
@@ -208,6 +225,7 @@ class Points(Input):
         self,
         mean: Sequence[float],
         std: Sequence[float],
+        project: int | None,
         axes: int,
         bounds: Bounds | None,
         position: nn.Module | None,
@@ -218,9 +236,10 @@ class Points(Input):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
         self.axes, self.bounds = axes, bounds
+        self.project = None if project is None else plain_linear(len(mean), project)
         self.position = position
         self.add = add
-        self.channels = joined_channels(len(mean), position, add)
+        self.channels = joined_channels(project or len(mean), position, add)
 
     def forward(self, elements: Elements) -> Lifted:
         """Content (B, M, c), position (B, M, P), mask (B, M)."""
@@ -235,6 +254,7 @@ class Points(Input):
         real = elements.present[..., None]
         content = (elements.values.to(dtype) - self.mean.to(dtype)) / self.std.to(dtype)
         content = torch.where(real, content, content.new_zeros(())).to(self.mean.dtype)
+        content = content if self.project is None else self.project(content)
         if self.position is None:
             return Lifted(content, None, elements.mask, self.add)
         coords = torch.where(real, elements.coords.to(dtype), content.new_zeros((), dtype=dtype))

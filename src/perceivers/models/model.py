@@ -21,6 +21,7 @@ from perceivers.nn.hierarchical import Hierarchical, Levels
 from perceivers.nn.lifted import Lifted
 from perceivers.nn.streamed import Gathered, Streamed
 from perceivers.outputs import Context, Output
+from perceivers.outputs.base import cell_numbers
 from perceivers.sources import Source
 
 # Declared one by one, so that a caller who knows which one it is still knows it afterwards.
@@ -88,7 +89,12 @@ class Model(nn.Module):
         points: as `decode` takes them.
         """
         batch = self.collated(batch)
-        return self.decode(self.encode(batch, group), batch=batch, points=points)
+        if group is not None or not isinstance(self.encoder, Encoder):
+            return self.decode(self.encode(batch, group), batch=batch, points=points)
+        # What is asked with too is lifted once: a stem's batch norm would count it twice.
+        asked = self._asked_with(self.outputs, batch, batch.size)
+        latents = self._encoded(batch, asked)
+        return self._decoded(latents, self.contexts(list(self.outputs), latents, batch, points or {}, asked))
 
     def drawn(self, size: int) -> dict[str, Tensor]:
         """For a training step on `size` samples: (size, n) numbers of queries of each output with `sampled` ones.
@@ -120,14 +126,18 @@ class Model(nn.Module):
             given = batch = self.collated(batch)
         else:
             given, batch = own_share(self, batch, group)
-        parts = tuple(self.lifted(batch).values())
-        if not parts:
-            channels = self.fusion.channels if self.fusion else next(iter(self.inputs.values())).channels
-            parts = (Lifted(self.encoder.latents.new_zeros(batch.size, 0, int(channels))),)  # pyright: ignore[reportArgumentType]
-        latents = self.encoder(Gathered(parts, group))
+        latents = self._encoded(batch, {}, group)
         for name, source in given.sources.items():
             source.masked = batch.sources[name].masked
         return latents
+
+    def _encoded(self, batch: Batch, ready: Mapping[str, Lifted], group: ProcessGroup | None = None) -> Tensor:
+        """The latents of a Perceiver. ready: elements of inputs that are lifted already."""
+        parts = tuple(self.lifted(batch, ready).values())
+        if not parts:
+            channels = self.fusion.channels if self.fusion else next(iter(self.inputs.values())).channels
+            parts = (Lifted(self.encoder.latents.new_zeros(batch.size, 0, int(channels))),)  # pyright: ignore[reportArgumentType]
+        return self.encoder(Gathered(parts, group))
 
     def _levels(self, encoder: Hierarchical, batch: Batch, group: ProcessGroup | None) -> Levels:
         if batch.sources or group is not None:
@@ -146,14 +156,22 @@ class Model(nn.Module):
             raise SpecError(f"encoder.kind is {self.spec.encoder.kind}, and this needs a perceiver.")
         return self.encoder
 
-    def lifted(self, batch: Batch) -> dict[str, Lifted | Streamed]:
-        """What the encoder reads of each input of `batch` that is there, in sorted order of the names."""
+    def lifted(self, batch: Batch, ready: Mapping[str, Lifted] | None = None) -> dict[str, Lifted | Streamed]:
+        """What the encoder reads of each input of `batch` that is there, in sorted order of the names.
+
+        ready: elements of inputs that are lifted already.
+        """
+        ready = ready or {}
         for name in [*batch.inputs, *batch.sources]:
             if name not in self.inputs:
                 raise unknown("input", name, self.inputs, DataError)
         present = {name: batch.inputs[name] for name in self.inputs if name in batch.inputs}
         # An input without elements is an absent one: both take the same path, and the same bits come out.
-        read = {name: self._lift(name, elements) for name, elements in present.items() if elements.values.shape[1]}
+        read: dict[str, Lifted | Streamed] = {
+            name: ready[name] if name in ready else self._lift(name, elements)
+            for name, elements in present.items()
+            if elements.values.shape[1]
+        }
         read |= {name: self._stream(name, source) for name, source in batch.sources.items()}
         found = {name: self.extended(name, read[name]) for name in self.inputs if name in read}
         return found if self.fusion is None else self._hidden(found, batch.size)
@@ -190,12 +208,20 @@ class Model(nn.Module):
         the numbers of the cells to ask for, (points,) or of each sample its own (B, points); its prediction is then
         (B, points, …). advance: told of each output on a grid how many of its queries are answered, of how many.
         """
+        read, names = self._read(latents), self._names(outputs)
+        return self._decoded(latents, self.contexts(names, read, batch, points or {}), chunk, advance)
+
+    def _decoded(
+        self,
+        latents: Tensor | Levels,
+        contexts: Mapping[str, Context],
+        chunk: int | None = None,
+        advance: Callable[[str, int, int], None] | None = None,
+    ) -> dict[str, Tensor]:
         if chunk is None and not torch.is_grad_enabled():
             chunk = max(QUERIES_AT_ONCE // max(latents.shape[0] if isinstance(latents, Tensor) else 1, 1), 1)
         read = self._read(latents)
-        names = self._names(outputs)
-        contexts = self.contexts(names, read, batch, points or {})
-        again = {name: source for name in names if (source := self.spec.outputs[name].again) is not None}
+        again = {name: source for name in contexts if (source := self.spec.outputs[name].again) is not None}
         asking = {n: context for n, context in contexts.items() if n not in again}
         answers = self._answers(asking, read, chunk, advance or (lambda name, done, total: None))
         if again:
@@ -250,30 +276,39 @@ class Model(nn.Module):
                 found[name] = part if reader is None else reader(part)
         return found
 
-    def contexts(
-        self, names: Sequence[str], latents: Tensor, batch: Any, points: Mapping[str, Sequence[int] | Tensor]
-    ) -> dict[str, Context]:
-        """What each of those outputs asks with; an absent input is read as one that is masked whole."""
-        size = latents.shape[0]
+    def _asked_with(self, names: Iterable[str], batch: Any, size: int) -> dict[str, Lifted]:
+        """The elements that those outputs ask with; an absent input is read as one that is masked whole."""
         asked = {given: name for name in names for given in self.spec.outputs[name].asks_with}
         if asked and batch is None:
             given, name = next(iter(asked.items()))
             raise DataError(
                 f"output '{name}' asks with input '{given}'; give what was encoded: decode(latents, batch=batch)."
             )
-        read = {}
-        if asked:
-            batch = self.collated(batch)
-            for given, name in asked.items():
-                if given in batch.sources:
-                    raise DataError(f"output '{name}' asks with input '{given}', which it cannot read from a source.")
-                elements = batch.inputs.get(given) or self.spec.inputs[given].collate([None] * size).to(self.device)
-                read[given] = self._lift(given, elements)
+        batch, read = self.collated(batch) if asked else None, {}
+        for given, name in asked.items():
+            assert batch is not None, "given where an output asks with it"
+            if given in batch.sources:
+                raise DataError(f"output '{name}' asks with input '{given}', which it cannot read from a source.")
+            elements = batch.inputs.get(given) or self.spec.inputs[given].collate([None] * size).to(self.device)
+            read[given] = self._lift(given, elements)
+        return read
+
+    def contexts(
+        self,
+        names: Sequence[str],
+        latents: Tensor,
+        batch: Any,
+        points: Mapping[str, Sequence[int] | Tensor],
+        asked: Mapping[str, Lifted] | None = None,
+    ) -> dict[str, Context]:
+        """What each of those outputs asks with. asked: the elements that are asked with, where they are lifted."""
+        size = latents.shape[0]
+        read = self._asked_with(names, batch, size) if asked is None else asked
         for name in points:
             if name not in names or not self.spec.outputs[name].parted:
                 known = [n for n in names if self.spec.outputs[n].parted]
                 raise unknown("output whose points can be asked for", name, known, DataError)
-        chosen = {name: _numbers(name, cells).to(self.device) for name, cells in points.items()}
+        chosen = {name: cell_numbers(name, cells).to(self.device) for name, cells in points.items()}
         shared = Context(size, dict(self.inputs.items()), read, None, latents)
         return {name: shared._replace(points=chosen.get(name)) for name in names}
 
@@ -362,15 +397,3 @@ class Model(nn.Module):
         from perceivers.models.weights import save
 
         return save(self, Path(folder))
-
-
-def _numbers(name: str, cells: Any) -> Tensor:
-    """The numbers of the cells of an output to ask for. Raises `DataError` for what holds no whole numbers."""
-    try:
-        found = torch.as_tensor(cells)
-    except (TypeError, ValueError, RuntimeError):
-        found = None
-    whole = found is not None and (found.numel() == 0 or not (found.is_floating_point() or found.is_complex()))
-    if found is None or not whole or found.dtype == torch.bool:
-        raise DataError(f"points of output '{name}' are numbers of cells, such as [0, 17]; got {cells!r:.80}.")
-    return found.long()

@@ -98,7 +98,9 @@ _LANGUAGE: dict[str, Any] = {
     "outputs": {"text": {"kind": "text"}},
 }
 _FLOW: dict[str, Any] = {
-    "inputs": {"pair": {"kind": "image_pair", "size": [368, 496], "position": _fourier(64)}},
+    "inputs": {
+        "pair": {"kind": "image_pair", "size": [368, 496], "lift": {"kind": "windows"}, "position": _fourier(64)}
+    },
     "latents": {"count": 2048, "channels": 512},
     "encoder": {"blocks": 1, "layers": 24, "self_attend": {"heads": 16}},
     "decoder": {"kind": "cross_attend", "query_residual": False},

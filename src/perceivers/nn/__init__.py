@@ -16,7 +16,7 @@ P4 = Hierarchical Perceiver (arXiv 2202.10890).
 from perceivers.nn.attention import Attention, attend, attend_plain
 from perceivers.nn.blocks import MLP, CrossAttend, SelfAttend
 from perceivers.nn.perceiver import AverageDecoder, Decoder, Encoder
-from perceivers.nn.upsample import Conv2DUpsample, Conv3DUpsample
+from perceivers.nn.upsample import Conv2DUpsample, Conv3DUpsample, ConvexUpsample
 
 __all__ = [
     "MLP",
@@ -24,6 +24,7 @@ __all__ = [
     "AverageDecoder",
     "Conv2DUpsample",
     "Conv3DUpsample",
+    "ConvexUpsample",
     "CrossAttend",
     "Decoder",
     "Encoder",

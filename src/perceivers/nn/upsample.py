@@ -1,15 +1,19 @@
-"""Up-convolutions: dense answers on a grid made finer (models.md §3 of the plan)."""
+"""Dense answers on a grid made finer: up-convolutions (models.md §3 of the plan), and RAFT's convex upsampling."""
 
 import itertools
 import math
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from perceivers.nn.initialisers import truncated_normal_
 
 KERNEL = 4
+# Coarse cells on a side that a finer one is a mean of, and how strongly their weights are felt [RAFT's code].
+_AROUND, _STRENGTH = 3, 0.25
 _TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
@@ -76,3 +80,37 @@ class Conv3DUpsample(UpConvolutions):
         widths = [channels * 2 ** (layers - 1 - i) for i in range(layers)]
         strides = [tuple(2 if i < doubled else 1 for doubled in (time, space, space)) for i in range(layers)]
         super().__init__((inputs, *widths), strides)
+
+
+class ConvexUpsample(nn.Module):
+    """`factor` times as many cells on both axes, each the mean of 3 × 3 coarse ones by weights that are computed.
+
+    Each finer cell has weights of its own: a softmax of what a convolution of kernel 3 with `channels`, ReLU and one of
+    kernel 1 make of features of the coarse cells. Beyond the edge values are zero [Teed & Deng 2020, RAFT, §3.3].
+    """
+
+    def __init__(self, inputs: int, factor: int, channels: int = 256) -> None:
+        super().__init__()
+        self.factor = factor
+        self.around = nn.Conv2d(inputs, channels, _AROUND, padding=_AROUND // 2)
+        self.weights = nn.Conv2d(channels, _AROUND**2 * factor**2, 1)
+        for layer in (self.around, self.weights):
+            truncated_normal_(layer.weight, 1 / math.sqrt(math.prod(layer.weight.shape[1:])))
+            assert layer.bias is not None, "a convolution has a bias unless told otherwise"
+            nn.init.zeros_(layer.bias)
+
+    def flops(self, grid: Sequence[int], values: int) -> int:
+        """Multiplications and additions for `values` numbers in each cell of the coarse `grid`."""
+        weights = self.around.weight.numel() + self.weights.weight.numel()
+        return 2 * math.prod(grid) * (weights + _AROUND**2 * self.factor**2 * values)
+
+    def forward(self, values: Float[Tensor, "B h w V"], features: Float[Tensor, "B h w C"]) -> Float[Tensor, "B H W V"]:
+        """(B, h, w, V) → (B, h·factor, w·factor, V)."""
+        batch, height, width, _ = values.shape
+        weights = self.weights(self.around(features.movedim(-1, 1)).relu())
+        shape = (batch, _AROUND**2, self.factor, self.factor, height, width)
+        weights = (_STRENGTH * weights).reshape(shape).softmax(dim=1)
+        around = F.unfold(values.movedim(-1, 1), _AROUND, padding=_AROUND // 2)
+        around = around.reshape(batch, values.shape[-1], _AROUND**2, height, width)
+        finer = torch.einsum("bkyxhw,bvkhw->bhywxv", weights, around)
+        return finer.reshape(batch, height * self.factor, width * self.factor, -1)

@@ -11,6 +11,7 @@ from perceivers.outputs.grid import GridOutput
 from perceivers.outputs.labels import LabelsOutput
 from perceivers.outputs.next_token import NextTokenOutput
 from perceivers.outputs.number import NumberOutput
+from perceivers.outputs.pointwise import PointwiseOutput
 from perceivers.outputs.reconstruction import ReconstructionOutput
 from perceivers.outputs.text import TextOutput
 
@@ -21,6 +22,7 @@ KINDS: dict[str, type[OutputSettings]] = {
     "text": TextOutput,
     "flow": FlowOutput,
     "grid": GridOutput,
+    "pointwise": PointwiseOutput,
     "next_token": NextTokenOutput,
     "reconstruction": ReconstructionOutput,
 }
@@ -32,6 +34,7 @@ AnyOutput = Annotated[
     | TextOutput
     | FlowOutput
     | GridOutput
+    | PointwiseOutput
     | NextTokenOutput
     | ReconstructionOutput,
     Field(discriminator="kind"),

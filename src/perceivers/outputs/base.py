@@ -15,6 +15,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from perceivers.elements import Elements
+from perceivers.errors import DataError
 from perceivers.nn.initialisers import plain_linear
 from perceivers.nn.lifted import Lifted
 from perceivers.nn.linear import Affine
@@ -131,6 +132,9 @@ class OutputSettings(Settings, ABC):
     def resolved(self, cell: Any, base: Path) -> Any:
         """A table's `cell` for `parse`, with a path in it made relative to the table's folder `base`."""
         return str(base / cell) if self.reads_files and isinstance(cell, (str, Path)) else cell
+
+    def check_rows(self, target: Any, count: int) -> None:
+        """Raise `DataError` for a parsed target that is not of a sample of `laid_on` with `count` rows of its own."""
 
     def unlike(self, grid: tuple[int, ...] | None, numbers: int) -> str | None:
         """Why it cannot be `of_input`, in words, of one whose raw samples hold so many numbers, on `grid` if any."""
@@ -322,6 +326,18 @@ class OneQuery(Output, ABC):
     def predict(self, answers: Tensor, context: Context) -> Tensor:
         """(B, width)."""
         return self.head(answers[:, 0])
+
+
+def cell_numbers(name: str, cells: Any) -> Tensor:
+    """The numbers of the cells of an output to ask for. Raises `DataError` for what holds no whole numbers."""
+    try:
+        found = torch.as_tensor(cells)
+    except (TypeError, ValueError, RuntimeError):
+        found = None
+    whole = found is not None and (found.numel() == 0 or not (found.is_floating_point() or found.is_complex()))
+    if found is None or not whole or found.dtype == torch.bool:
+        raise DataError(f"points of output '{name}' are numbers of cells, such as [0, 17]; got {cells!r:.80}.")
+    return found.long()
 
 
 def metric_value(metric: "Metric") -> float:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from perceivers.cells import is_missing
@@ -16,8 +16,10 @@ from perceivers.nn.initialisers import plain_linear
 from perceivers.nn.lifted import AxisTables, Lifted
 from perceivers.nn.linear import Affine
 from perceivers.nn.position import FourierPosition
+from perceivers.nn.upsample import ConvexUpsample
 from perceivers.outputs.base import Context, Output, OutputSettings, Sizes
 from perceivers.outputs.flow_files import read_flow
+from perceivers.settings import Settings
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -26,6 +28,14 @@ if TYPE_CHECKING:
 _FRAMES = 2
 # Above both a pixel's flow is wrong [KITTI 2015's Fl-all].
 _WRONG, _WRONG_SHARE = 3.0, 0.05
+
+
+class ConvexUpsampling(Settings):
+    """The flow of each pixel is a mean of that of the 3 × 3 elements around it, by weights of its own [RAFT]."""
+
+    kind: Literal["convex"] = "convex"
+    channels: PositiveInt = 256
+    """Hidden channels of what makes the weights of the answers."""
 
 
 class FlowOutput(OutputSettings):
@@ -39,6 +49,8 @@ class FlowOutput(OutputSettings):
     """The head's numbers are divided by it [official FlowDecoder]."""
     pixels: PositiveFloat = 20.0
     """Pixels in a unit of what is left [official flow_scale_factor]."""
+    upsample: ConvexUpsampling | None = None
+    """Of an input whose lift makes fewer elements than pixels, such as a convolution stem: from elements to pixels."""
     backward: str | None = None
     """The table column with the flow from the second image to the first, for training that reverses pairs."""
 
@@ -119,7 +131,23 @@ class FlowOutput(OutputSettings):
         grid = sizes.grids[self.input] or ()
         if len(grid) == 3 and grid[0] != _FRAMES:
             raise SpecError(f"flow output: input '{self.input}' has {grid[0]} frames; flow is between {_FRAMES}.")
-        return FlowHead(self, sizes)
+        return FlowHead(self, sizes, self._factor(grid, sizes.inputs[self.input]))
+
+    def _factor(self, grid: Sequence[int], module: Any) -> int:
+        """Pixels on a side of an element. Raises `SpecError` where `upsample` cannot make the ones of the others."""
+        pixels, cells = grid[-2:], module.lift.cells(grid)[-2:]
+        factors = {side / cell for side, cell in zip(pixels, cells, strict=True)}
+        said = f"flow output: input '{self.input}' has {_sides(pixels)} pixels and {_sides(cells)} elements"
+        if self.upsample is None and factors != {1}:
+            raise SpecError(f"{said}; set upsample: {{kind: convex}}, so that there is a flow of each pixel.")
+        if self.upsample is not None and factors == {1}:
+            raise SpecError(f"{said}, so there is nothing to upsample; leave upsample out.")
+        factor = int(max(factors))
+        if factors != {factor}:
+            raise SpecError(
+                f"{said}; upsample makes as many of both axes, a whole number, so give a size that the lift divides."
+            )
+        return factor
 
     @property
     def headline(self) -> tuple[str, Literal["max", "min"]]:
@@ -130,13 +158,16 @@ class FlowOutput(OutputSettings):
 class FlowHead(Output):
     """Flow (B, H, W, 2) in pixels."""
 
-    def __init__(self, settings: FlowOutput, sizes: Sizes) -> None:
+    def __init__(self, settings: FlowOutput, sizes: Sizes, factor: int) -> None:
         super().__init__()
         self.input = settings.input
         self.factor = settings.pixels / settings.rescale
         # Of frames that lie one behind the other the elements of the first ask.
         self.frames = _FRAMES if len(sizes.grids[self.input] or ()) == 3 else 1
         self.head = plain_linear(sizes.read, 2, zero=True)
+        wide = None if settings.upsample is None else settings.upsample.channels
+        self.upsample = None if wide is None else ConvexUpsample(sizes.read, factor, wide)
+        self.grid = tuple(side // factor for side in (sizes.grids[self.input] or ())[-2:])
 
     def queries(self, context: Context) -> Lifted:
         """The elements of the input as the encoder reads them; of two frames the first's."""
@@ -153,18 +184,22 @@ class FlowHead(Output):
         return elements[self.input] // self.frames
 
     def flops(self, elements: Mapping[str, int]) -> int:
-        """Those of the linear."""
-        return 4 * self.count(elements) * self.head.in_features
+        """Those of the linear, and of what upsamples."""
+        finer = 0 if self.upsample is None else self.upsample.flops(self.grid, 2)
+        return 4 * self.count(elements) * self.head.in_features + finer
 
-    def reader(self, context: Context) -> Affine:
-        """To (B, o, 2)."""
-        return Affine.of(self.head)
+    def reader(self, context: Context) -> Affine | None:
+        """To (B, o, 2); None where the answers themselves upsample."""
+        return Affine.of(self.head) if self.upsample is None else None
 
     def predict(self, answers: Tensor, context: Context) -> Tensor:
-        """(B, H, W, 2), on the grid of the elements."""
+        """(B, H, W, 2), of each pixel."""
         position = context.read[self.input].position
         assert isinstance(position, AxisTables), "checked when it was built"
-        return answers.unflatten(1, position.grid[-2:]) * self.factor
+        answers = answers.unflatten(1, position.grid[-2:])
+        if self.upsample is None:
+            return answers * self.factor
+        return self.upsample(self.head(answers) * self.factor, answers)
 
     def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The mean end-point error of an example's known pixels, in pixels."""
@@ -195,6 +230,10 @@ class FlowHead(Output):
     def answer(self, name: str, prediction: Tensor, inputs: Mapping[str, Elements]) -> list[dict[str, Any]]:
         """{name: array (H, W, 2) of pixels to the right and down} a sample."""
         return [{name: flow} for flow in prediction.float().cpu().numpy()]
+
+
+def _sides(sides: Sequence[int]) -> str:
+    return "×".join(map(str, sides))
 
 
 def _flow(value: Any) -> np.ndarray | None:

@@ -148,6 +148,8 @@ def _input(model: Model) -> Iterator[Entry]:
         yield Entry(f"{ours}.embedding.weight", "params/embed/embeddings", same)
         yield from _position(module.position, f"{ours}.position", "")
     elif kind.kind == "image_pair":
+        if kind.lift.kind == "conv":
+            raise ModelError("DeepMind's files hold no image pair behind a convolution stem.")
         if kind.lift.channels:
             yield from linear(f"{ours}.lift.linear.", f"{_IMAGE}/patches_linear")
         yield from _position(module.position, f"{ours}.position", f"{_NETWORK_INPUTS}/")
