@@ -5,14 +5,16 @@
 Optical flow on one pair of 368 × 496 pixels, with the peak memory of each in a process of its own (Linux only); the
 byte language model on eight texts of 2,048 bytes; one clip through the multimodal autoencoder, encoded once and encoded
 again for each of 128 chunks, as the official notebook does, by transformers and by this library (16 of the chunks,
-which are alike, times 8); and sampling from a Perceiver AR of 2,048 tokens with and without its cache. float32; what is
-compared is interleaved in one process, and where it computes the same, that is checked first; the least time of each
-counts: of so many rounds, three times as many of the language model, at most two of clips and sampling. Ends with a
-line a work.
+which are alike, times 8); and sampling from a Perceiver AR of 2,048 tokens with and without its cache. float32. Each
+work has a process of its own, since what a process did before decides how much new memory the system has to clear and
+map for it; what is compared is interleaved there, and where it computes the same, that is checked first. The least time
+of each counts: of so many rounds, three times as many of the language model, at most two of clips and sampling. Ends
+with a line a work.
 """
 
 import argparse
 import ctypes
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -44,6 +46,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one round, small sizes, nothing recorded")
+    parser.add_argument("--work", choices=WORKS, help="only print the seconds of this work, as JSON")
     parser.add_argument("--peak", choices=("ours", "transformers"), help="only print the peak bytes of its flow")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -51,27 +54,23 @@ def main() -> None:
     if arguments.peak:
         print(peak_here(arguments.peak, arguments.quick))
         return
+    if arguments.work:
+        print(json.dumps(measured(arguments.work, arguments.rounds, arguments.quick)))
+        return
     run(arguments.threads, 1 if arguments.quick else arguments.rounds, arguments.quick)
 
 
 def run(threads: int, rounds: int, quick: bool) -> None:
     """All works: measured, printed and, unless `quick`, recorded."""
     seconds: dict[str, dict[str, dict[str, float]]] = {}
-    made = {"optical flow": flow, "language": language, "multimodal": multimodal, "sampling": sampling}
     # What differs least is measured most often, what takes minutes least.
     few = min(rounds, 2)
     turns = {"optical flow": rounds, "language": rounds if quick else 3 * rounds, "multimodal": few, "sampling": few}
-    with torch.inference_mode():
-        for name, make in made.items():
-            works = make(quick)
-            if name in ("optical flow", "language"):
-                check([work() for work in works.values()])
-            seconds[name] = interleaved(works, turns[name])
-            if name == "multimodal":
-                seconds[name] = of_all_chunks(seconds[name], quick)
-            for by, found in seconds[name].items():
-                print(f"{name:<14}{by:<24}{found['min']:>10.3f}{found['median']:>10.3f} s", flush=True)
-            del works
+    for name in WORKS:
+        said = apart(["--work", name, "--threads", str(threads), "--rounds", str(turns[name])], quick)
+        seconds[name] = json.loads(said[-1])
+        for by, found in seconds[name].items():
+            print(f"{name:<14}{by:<24}{found['min']:>10.3f}{found['median']:>10.3f} s", flush=True)
     peaks = {name: peak_of(name, threads, quick) for name in ("ours", "transformers")}
     if not quick:
         record.write("io_models", {"rounds": turns, "seed": 0, "seconds": seconds, "flow_peak_bytes": peaks})
@@ -92,6 +91,22 @@ def run(threads: int, rounds: int, quick: bool) -> None:
     print(
         f"sampling: ratio {ratio('sampling', 'without cache', 'with cache'):.2f} against no cache {tails['sampling']}"
     )
+
+
+def measured(name: str, rounds: int, quick: bool) -> dict[str, dict[str, float]]:
+    """Seconds of what one work compares, in this process."""
+    with torch.inference_mode():
+        works = WORKS[name](quick)
+        if name in ("optical flow", "language"):
+            check([work() for work in works.values()])
+        seconds = interleaved(works, rounds)
+    return of_all_chunks(seconds, quick) if name == "multimodal" else seconds
+
+
+def apart(arguments: list[str], quick: bool) -> list[str]:
+    """The lines that this script prints with those arguments, in a process of its own."""
+    command = [sys.executable, __file__, *arguments, *(["--quick"] if quick else [])]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
 
 
 def of_all_chunks(seconds: dict[str, dict[str, float]], quick: bool) -> dict[str, dict[str, float]]:
@@ -217,8 +232,7 @@ def changed(name: str, quick: bool, encoder: dict[str, Any]) -> dict[str, Any]:
 
 def peak_of(name: str, threads: int, quick: bool) -> int:
     """Peak bytes above the weights of one flow, in a process of its own."""
-    command = [sys.executable, __file__, "--peak", name, "--threads", str(threads), *(["--quick"] if quick else [])]
-    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
+    return int(apart(["--peak", name, "--threads", str(threads)], quick)[-1])
 
 
 def peak_here(name: str, quick: bool) -> int:
@@ -234,6 +248,8 @@ def peak_here(name: str, quick: bool) -> int:
         work()
     return resident("VmHWM") - before
 
+
+WORKS = {"optical flow": flow, "language": language, "multimodal": multimodal, "sampling": sampling}
 
 if __name__ == "__main__":
     main()

@@ -6,7 +6,8 @@ One image of 224 × 224, float32. transformers computes the same function with t
 the paper's, its dropout to 0), and the logits are compared first; perceiver-pytorch has the same sizes as far as its
 arguments can say them, and other weights. What is compared is interleaved in one process; the least time of each
 counts. Peak memory of a training step is that above the weights, gradients included, in a fresh process for each; Linux
-only. Then the works of io_models.py, which can also be run alone: optical flow, bytes, a clip, sampling.
+only. Then the works of io_models.py, which can also be run alone, each in a process of its own: optical flow, bytes, a
+clip, sampling.
 """
 
 import argparse

@@ -159,7 +159,7 @@ def test_a_full_disk_leaves_the_old_model(model, folder, monkeypatch):
 
 def test_no_folder(folder):
     refused(folder.parent / "modle", "there is no model directory", "Did you mean 'model'?")
-    refused(folder / "model.safetensors", "there is no model directory")
+    refused(folder / "model.safetensors", "is a file of a model directory", "give the directory")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "spec.json", "labels.json", "manifest.json"])

@@ -182,7 +182,7 @@ def find_model(path: Path) -> Path:
             f"{path} --out runs/{path.stem}. The model is then in runs/{path.stem}."
         )
     if path.is_file() and is_model(path.parent):
-        raise ModelError(f"'{path}' is a file of the model directory '{path.parent}'; give the directory.")
+        raise ModelError(f"'{path}' is a file of a model directory; give the directory, '{path.parent}'.")
     if not path.exists():
         near = near_miss(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
         raise ModelError(f"there is no model directory or run folder '{path}'.{near}")
