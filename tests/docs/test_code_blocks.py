@@ -28,6 +28,7 @@ _INPUT = {
     "x": {"kind": "number", "columns": ["a"]},
     "note": {"kind": "text"},
     "pair": {"kind": "image_pair", "size": [8, 8]},
+    "units": {"kind": "points", "count": 4},
 }
 _OUTPUT = {"y": {"kind": "category"}}
 

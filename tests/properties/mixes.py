@@ -112,6 +112,23 @@ KINDS: dict[str, tuple[Mapping[str, Any], Raw]] = {
         {"kind": "points", "count": 6, "channels": 1, "bounds": [[-20, 20]] * 3, "mean": [2], "std": [3]},
         _cloud(4),
     ),
+    "stations": (
+        {"kind": "points", "count": 6, "axes": 2, "channels": 2, "project": 5, "mean": [2, 1], "std": [3, 2]},
+        _cloud(4),
+    ),
+    "units": (
+        {
+            "kind": "points",
+            "count": 6,
+            "axes": 0,
+            "channels": 3,
+            "project": 6,
+            "position": {"kind": "none"},
+            "mean": [2, 2, 2],
+            "std": [3, 3, 3],
+        },
+        _cloud(3),
+    ),
     "row": (
         {"kind": "number", "columns": ["a", "b", "c"], "mean": [0, 0, 0], "std": [1, 1, 1], "channels": 6},
         _numbers,

@@ -106,10 +106,10 @@ def test_both_halves_are_the_whole():
 
 def test_it_learns_a_shift(tmp_path):
     made = model().train()
-    random = np.random.default_rng(1)
+    image = np.random.default_rng(1).integers(0, 256, (*SIZE, 3), np.uint8)
     samples, flows = [], []
+    # One first image: only the second tells the shift.
     for shift in (-2, 0, 2, 1):
-        image = random.integers(0, 256, (*SIZE, 3), np.uint8)
         samples.append({"pair": [image, np.roll(image, shift, axis=1)]})
         flows.append(np.full((*SIZE, 2), [shift, 0], np.float32))
     kind, head = made.spec.outputs["flow"], made.output_module("flow")
@@ -148,6 +148,9 @@ def test_its_operations_are_those_of_torch():
         ({"flow": {"upsample": None}}, "has 16×24 pixels and 4×6 elements; set upsample: {kind: convex}"),
         ({"pair": {"lift": {"kind": "windows"}}}, "so there is nothing to upsample; leave upsample out"),
         ({"pair": {"size": [18, 24]}}, "give a size that the lift divides"),
+        ({"pair": {"size": [28, 28], "lift": {**STEM, "stride": 4}}}, "and 4×4 elements, 8×8 apart"),
+        ({"pair": {"size": [6, 6]}}, "and 2×2 elements, 4×4 apart"),
+        ({"pair": {"size": [20, 20], "lift": {**STEM, "padding": "transformers"}}}, "and 4×4 elements, 4×4 apart"),
         ({"pair": {"lift": {"kind": "conv", "kernle": 3}}}, "kernle"),
         ({"pair": {"lift": {"kind": "patches", "size": [2, 2]}}}, "unknown kind 'patches'. Known: windows, conv"),
     ],
@@ -156,6 +159,34 @@ def test_what_does_not_fit(changes, said):
     with pytest.raises(SpecError) as caught:
         perceivers.build(spec(**changes), device="meta")
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"kind": "points", "count": 9, "axes": 3}, "must lie on a grid of rows and columns"),
+        ({"kind": "points", "count": 9, "axes": 2}, "must lie on a grid of rows and columns"),
+        (
+            {
+                "kind": "audio",
+                "samples": 64,
+                "rate": 100,
+                "lift": {"kind": "log_mel", "window": 8, "hop": 8, "bins": 4},
+            },
+            "must lie on a grid of rows and columns",
+        ),
+        (
+            {"kind": "video", "size": [2, 16, 16], "lift": {"kind": "patches", "size": [2, 4, 4]}},
+            "the elements of input 'pair' mix its frames",
+        ),
+        ({"kind": "video", "size": [3, 16, 16]}, "has 3 frames; flow is between 2"),
+    ],
+)
+def test_what_is_no_pair(given, said):
+    statistics = {"mean": [0] * 3, "std": [1] * 3} if given["kind"] == "video" else {"mean": [0], "std": [1]}
+    statistics = {} if given["kind"] == "points" else statistics
+    with pytest.raises(SpecError, match=said):
+        perceivers.build({**spec(), "inputs": {"pair": {**given, **statistics}}}, device="meta")
 
 
 def test_a_target_of_the_elements_is_refused():

@@ -1,12 +1,14 @@
 """`pointwise`: numbers of each point of a cloud or of each row of a set, asked for by themselves."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import perceivers
+from perceivers.data.files import read_table
 from perceivers.data.loader import collate
 from perceivers.data.reader import Reader
 from perceivers.data.table import Table
@@ -26,6 +28,7 @@ UNITS = {
     "std": [1, 1, 1],
 }
 VALUES = {"kind": "pointwise", "input": "units", "channels": 2, "mean": [10, -3], "std": [2, 0.5]}
+MAP = {"kind": "points", "count": 2}
 ROWS = np.random.default_rng(0).normal(size=(4, 3))
 
 
@@ -86,6 +89,29 @@ class TestAnswers:
         assert found.shape == (1, 6, 2)
         assert not torch.equal(found[:, 0], found[:, 1])
 
+    def test_what_a_masked_point_holds_changes_nothing(self):
+        made = model().double()
+        batch = made.collate([{"units": ROWS}])
+        elements = batch.inputs["units"]
+        mask = elements.present.clone()
+        mask[0, 1] = False
+        found = []
+        for held in (0.0, 1e30, float("nan"), float("inf")):
+            values = elements.values.clone()
+            values[0, 1] = held
+            changed = replace(elements, values=values, mask=mask)
+            found.append(made(replace(batch, inputs={"units": changed}))["levels"])
+        without = made([{"units": np.delete(ROWS, 1, axis=0)}])["levels"][:, :3]
+        for answer in found:
+            assert torch.equal(answer, found[0])
+            torch.testing.assert_close(answer[:, [0, 2, 3]], without, rtol=1e-12, atol=1e-12)
+
+    def test_large_numbers_are_answered_alike_after_loading(self, tmp_path):
+        made = model(levels={"channels": 1, "mean": [1_700_000_060.0], "std": [1.0]})
+        again = perceivers.load(made.save(tmp_path / "model"))
+        given = {"units": ROWS}
+        assert perceivers.Predictor(again)(given) == perceivers.Predictor(made)(given)
+
     def test_an_absent_input(self):
         made = model()
         both = made([{"units": ROWS}, {}])["levels"]
@@ -135,8 +161,11 @@ class TestTargets:
         fitted = self.KIND.fit(targets)
         assert fitted.mean == pytest.approx((3.0, 6.0))
         assert fitted.std == pytest.approx((np.std([1, 3, 5]), 1.0))
-        with pytest.raises(DataError, match="there is nothing to learn"):
-            self.KIND.fit([None])
+        apart = self.KIND.fit([np.array([[1.0, np.nan], [3.0, np.nan]]), np.array([[np.nan, 4.0], [np.nan, 8.0]])])
+        assert (apart.mean, apart.std) == ((2.0, 6.0), (1.0, 2.0))
+        for targets in ([None], [np.zeros((0, 2))], [np.array([[1.0, np.nan], [2.0, np.nan]])]):
+            with pytest.raises(DataError, match=r"channel (1, )?2 has no number"):
+                self.KIND.fit(targets)
         with pytest.raises(DataError, match="nothing to learn"):
             self.KIND.fit([np.ones((3, 2))])
 
@@ -192,9 +221,50 @@ class TestTables:
         (error,) = reader.errors(table, 1)
         assert "has 8 rows, but 'units' has 10 points" in str(error)
 
-    def test_an_absent_cloud_with_too_many_targets(self):
-        (error,) = self.reader().errors(self.table([None], [np.zeros((9, 2))]), 0)
-        assert "column 'levels'" in str(error)
+    def test_an_absent_cloud_is_asked_nothing(self):
+        reader = self.reader()
+        table = self.table([None, ROWS], [np.zeros((9, 2)), np.ones((4, 2))])
+        assert reader.errors(table, 0) == []
+        for inputs in (reader.inputs, {}):
+            batch = collate([reader.row(table, 0), reader.row(table, 1)], inputs, reader.outputs)
+            assert batch.targets["levels"][0].isnan().all()
+        assert batch.targets["levels"].shape == (2, 4, 2)
+
+    def test_masked_points_have_no_target(self):
+        holed = ROWS.copy()
+        holed[2, 1] = np.nan
+        reader = self.reader()
+        row = reader.row(self.table([holed], [np.ones((4, 2))]), 0)
+        target = collate([row], reader.inputs, reader.outputs).targets["levels"]
+        assert target.isfinite().all(-1).tolist() == [[True, True, False, True]]
+
+    def test_a_table_without_the_points_scores_nothing(self, tmp_path):
+        """Its targets may have more rows than the model has places."""
+        made = perceivers.build(
+            {**spec(units={"overflow": "truncate"}), "inputs": {**spec()["inputs"], "map": MAP}}, seed=0
+        ).eval()
+        path = tmp_path / "t.jsonl"
+        path.write_text(json.dumps({"map": [[1.0, 2.0, 3.0]], "levels": [[1, 2]] * 9}) + "\n")
+        reader = Reader(made.spec.inputs, made.spec.outputs).present(read_table(path))
+        assert list(reader.inputs) == ["map"]
+        batch = collate([reader.row(read_table(path), 0)], reader.inputs, reader.outputs)
+        losses, known = made.output_module("levels").loss(made(batch)["levels"], batch.targets["levels"])
+        assert (losses.tolist(), known.tolist()) == ([0.0], [False])
+
+    def test_more_targets_than_places(self):
+        made = model()
+        target = made.spec.outputs["levels"].collate([np.zeros((7, 2))])
+        with pytest.raises(DataError, match="the targets have 7 rows, but the model reads 6 points"):
+            made.output_module("levels").loss(made([{"units": ROWS}])["levels"], target)
+
+
+class TestSets:
+    KIND = PointsInput(**UNITS)
+
+    def test_rows_by_name(self):
+        np.testing.assert_array_equal(self.KIND.parse({"values": ROWS}).values, self.KIND.parse(ROWS).values)
+        with pytest.raises(DataError, match="has 'values', and no coordinates; got coords"):
+            self.KIND.parse({"coords": ROWS})
 
 
 class TestSettings:
@@ -207,7 +277,8 @@ class TestSettings:
             ({"units": {"position": {"kind": "fourier"}}}, "points with no axes lie nowhere"),
             ({"units": {"channels": 0, "mean": None, "std": None}}, "all the same"),
             ({"units": {"channels": 0, "axes": 2, "position": {"kind": "fourier"}, "project": 4}}, "channels is 0"),
-            ({"units": {"bounds": [[0, 1]]}}, "bounds has 1 pairs, but there are 0 axes"),
+            ({"units": {"bounds": [[0, 1]]}}, "so they have no bounds"),
+            ({"units": {"bounds": []}}, "so they have no bounds"),
         ],
     )
     def test_what_does_not_fit(self, changes, said):

@@ -360,3 +360,12 @@ def test_a_folder_of_many_files_is_not_listed_whole(tmp_path):
         (tmp_path / f"{number:04}.png").touch()
     with pytest.raises(ModelError, match=r"It holds: 0000\.png, .*, 0009\.png and 990 more\.$"):
         load(tmp_path)
+
+
+def test_large_numbers_are_answered_alike_after_loading(tmp_path):
+    """float32 knows 1.7e9 to two minutes only."""
+    output = {"kind": "number", "mean": [1_700_000_060.0], "std": [1.0]}
+    made = build({**SPEC, "outputs": {"time": output}}, seed=0).eval()
+    again = load(made.save(tmp_path / "times"))
+    answers = [m.output_module("time").answer("time", m([SAMPLE]).get("time"), {}) for m in (made, again)]
+    assert answers[0] == answers[1]

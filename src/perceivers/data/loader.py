@@ -211,8 +211,10 @@ def collate(rows: Sequence[Row], inputs: Mapping[str, InputSettings], outputs: M
 
 def _target(row: Row, name: str, kind: OutputSettings, inputs: Mapping[str, InputSettings]) -> Any:
     """The target of a row; of one that continues the row's input, or lies on it, as far as that is read."""
-    if kind.laid_on is not None and kind.laid_on in inputs and row.targets[name] is not None:
-        return inputs[kind.laid_on].aligned(row.targets[name])
+    if kind.laid_on is not None:
+        laid = inputs.get(kind.laid_on)
+        aligned = (lambda target: target) if laid is None else laid.aligned
+        return kind.matched(row.targets[name], row.inputs.get(kind.laid_on), aligned)
     if not kind.continues:
         return row.targets[name]
     lengths = [0 if sample is None else len(sample.values) for sample in row.inputs.values()]

@@ -135,23 +135,21 @@ class Reader:
     def _check_laid(self, table: Table, index: int, row: Row) -> None:
         """Raise `CellError` for a target that cannot be of the sample that it lies on."""
         for name, kind in self.outputs.items():
-            if kind.laid_on is None or kind.laid_on not in self.inputs or row.targets[name] is None:
+            sample = None if kind.laid_on is None else row.inputs.get(kind.laid_on)
+            if sample is None or row.targets[name] is None:
                 continue
-            sample = row.inputs[kind.laid_on]
             try:
-                if sample is not None:
-                    kind.check_rows(row.targets[name], sample.chosen_from or len(sample.values))
-                self.inputs[kind.laid_on].aligned(row.targets[name])
+                kind.check_rows(row.targets[name], sample.chosen_from or len(sample.values))
             except DataError as error:
                 raise cell_error(table, index, ", ".join(self.columns_of(name, kind)), error) from None
 
     def errors(self, table: Table, index: int) -> list[CellError]:
         """All that cannot be read of one row: every input and every target."""
-        inputs = [lambda name=name: self.input(table, index, name) for name in self.inputs]
-        targets = [lambda name=name: self.target(table, index, name) for name in self.outputs]
-        found = all_errors([*inputs, *targets])
-        laid = any(kind.laid_on is not None for kind in self.outputs.values())
-        return found or (all_errors([lambda: self.row(table, index)]) if laid else [])
+        inputs: dict[str, Sample | None] = {}
+        targets: dict[str, Any] = {}
+        calls = [lambda n=n: inputs.update({n: self.input(table, index, n)}) for n in self.inputs]
+        calls += [lambda n=n: targets.update({n: self.target(table, index, n)}) for n in self.outputs]
+        return all_errors(calls) or all_errors([lambda: self._check_laid(table, index, Row(inputs, targets))])
 
     def check_targets(self, table: Table, split: str) -> None:
         """Raise `DataError` when nothing can be learned or scored: training needs some target of every output."""

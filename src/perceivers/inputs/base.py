@@ -211,7 +211,7 @@ class InputSettings(Settings, ABC):
         raise AssertionError(f"{type(self).__name__} has no augmentation")
 
     def aligned(self, target: Any) -> Any:
-        """A target that lies on its pixels, (H, W, …), cut as `parse` cuts the input itself."""
+        """A target that lies on its pixels (H, W, …) or points (M, …), cut as `parse` cuts the input itself."""
         return target
 
     def augments_whole(self, setting: Any) -> bool:

@@ -30,6 +30,10 @@ class Lift(nn.Module, ABC):
         """`unit`, for each of `axes` axes."""
         return None if self.unit is None else (self.unit,) * axes
 
+    def apart(self, axes: int) -> tuple[int, ...]:
+        """Raw cells from one element to the next, for each of `axes` axes."""
+        return self.units(axes) or (1,) * axes
+
     @abstractmethod
     def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
         """The grid of elements that a grid of raw cells gives."""
@@ -153,6 +157,9 @@ class _Conv(Lift):
     def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
         return (*grid[: -self.stem.axes], *self.stem.cells(grid[-self.stem.axes :]))
 
+    def apart(self, axes: int) -> tuple[int, ...]:
+        return (1,) * (axes - self.stem.axes) + (self.stem.apart,) * self.stem.axes
+
     def flops(self, elements: int, grid: Sequence[int] | None) -> int:
         assert grid is not None, "a stem lies on a grid"
         return self._times(grid) * self.stem.flops(grid[-self.stem.axes :])
@@ -178,10 +185,9 @@ class _Conv(Lift):
         content = content.reshape(batch, math.prod(cells), self.channels)
         if mask is None:
             return content, None
-        stride = (self.stem.stride * (2 if self.stem.pool else 1)) ** len(self.stem.convolutions)
         # Beside SAME padding the last cells of the mask may have no element.
         kept = (slice(None), *(slice(n) for n in cells[-self.stem.axes :]))
-        real = any_in_patch(mask.flatten(0, -1 - self.stem.axes), stride)[kept]
+        real = any_in_patch(mask.flatten(0, -1 - self.stem.axes), self.stem.apart)[kept]
         return content, real.reshape(batch, math.prod(cells))
 
 
@@ -196,6 +202,9 @@ class _LogMel(Lift):
         self.spectrum = spectrum
         self.hide = hide
         self.channels = inputs
+
+    def apart(self, axes: int) -> tuple[int, ...]:
+        return (self.spectrum.hop,)
 
     def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
         return -(-grid[0] // self.spectrum.hop), self.spectrum.bins

@@ -67,6 +67,8 @@ class PointsInput(ChannelInput):
         if isinstance(self.position, NoPosition) and not self.channels:
             raise ValueError("points without a position and without channels are all the same; give them either")
         if self.bounds is not None:
+            if not self.axes:
+                raise ValueError("points with no axes lie nowhere, so they have no bounds; leave bounds out")
             if len(self.bounds) != self.axes:
                 raise ValueError(f"bounds has {len(self.bounds)} pairs, but there are {self.axes} axes")
             if any(low >= high for low, high in self.bounds):
@@ -107,10 +109,13 @@ class PointsInput(ChannelInput):
         return Sample(values, coords=coords, mask=mask, chosen_from=len(whole) if len(whole) > len(points) else None)
 
     def _joined(self, fields: Mapping[str, Any]) -> np.ndarray:
-        known = ("coords", "values")
-        if "coords" not in fields or any(name not in known for name in fields):
+        known = ("coords", "values") if self.axes else ("values",)
+        if known[0] not in fields or any(name not in known for name in fields):
             given = ", ".join(map(str, fields)) or "nothing"
-            raise DataError(f"a cloud given as a mapping has 'coords' and perhaps 'values'; got {given}.")
+            wanted = "'coords' and perhaps 'values'" if self.axes else "'values', and no coordinates"
+            raise DataError(f"a cloud given as a mapping has {wanted}; got {given}.")
+        if not self.axes:
+            return read_points(fields["values"], "the values", one_each=True)
         coords = read_points(fields["coords"], "the coords")
         if fields.get("values") is None:
             return coords
@@ -136,17 +141,16 @@ class PointsInput(ChannelInput):
 
     def aligned(self, target: np.ndarray) -> np.ndarray:
         """Of rows that are points, or what is known of points, those that are read. Raises `DataError`."""
-        points = target
-        if len(points) <= self.count:
-            return points
+        if len(target) <= self.count:
+            return target
         if self.overflow == "error":
             raise DataError(
-                f"the cloud has {len(points):,} points, but the input reads {self.count:,}. Raise count, or set "
+                f"the cloud has {len(target):,} points, but the input reads {self.count:,}. Raise count, or set "
                 "overflow: spread or overflow: truncate on the input."
             )
         if self.overflow == "truncate":
-            return points[: self.count]
-        return points[np.arange(self.count) * len(points) // self.count]
+            return target[: self.count]
+        return target[np.arange(self.count) * len(target) // self.count]
 
     def _check_bounds(self, coords: np.ndarray) -> None:
         if self.bounds is None or not len(coords):

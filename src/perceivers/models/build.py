@@ -88,13 +88,15 @@ def _has_own_buffers(module: nn.Module) -> bool:
 def _fill_buffers(module: nn.Module, source: nn.Module, like: Tensor) -> None:
     """Copy the buffers that a state dict leaves out into a module from meta.
 
-    They take the device of `like`, and those of real numbers its dtype, as if the whole model had been converted.
+    They take the device of `like`, and those of real numbers its dtype, as if the whole model had been converted; but
+    float64 stays: targets' statistics have it, since float32 cannot tell one second of 2026 from the next.
     """
     for name, buffer in source.named_buffers():
         owner, _, leaf = name.rpartition(".")
         target = module.get_submodule(owner)
         if leaf in target._non_persistent_buffers_set:
-            dtype = like.dtype if buffer.is_floating_point() else buffer.dtype
+            follows = buffer.is_floating_point() and buffer.dtype != torch.float64
+            dtype = like.dtype if follows else buffer.dtype
             target.register_buffer(leaf, buffer.to(like.device, dtype), persistent=False)
 
 

@@ -204,6 +204,8 @@ class ConvStem(nn.Module):
             fan_in = math.prod(convolution.weight.shape[1:])
             truncated_normal_(convolution.weight, 1 / math.sqrt(fan_in))
         self.channels = channels
+        self.apart = (stride * (2 if pool else 1)) ** layers
+        """Raw cells of an axis from one that comes out to the next."""
 
     def cells(self, grid: Sequence[int]) -> tuple[int, ...]:
         """The grid that comes out for the `grid` that goes in. Raises `SpecError` where none comes out."""

@@ -5,7 +5,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -121,7 +121,7 @@ class OutputSettings(Settings, ABC):
 
     @property
     def laid_on(self) -> str | None:
-        """The input on whose pixels the target lies, and must move with them; None: it lies on none."""
+        """The input on whose pixels or points the target lies, and must move with them; None: it lies on none."""
         return None
 
     @property
@@ -135,6 +135,10 @@ class OutputSettings(Settings, ABC):
 
     def check_rows(self, target: Any, count: int) -> None:
         """Raise `DataError` for a parsed target that is not of a sample of `laid_on` with `count` rows of its own."""
+
+    def matched(self, target: Any, sample: Any, aligned: Callable[[Any], Any]) -> Any:
+        """A parsed target as far as the model reads the `sample` of `laid_on` (None: absent); `aligned` cuts it so."""
+        return None if target is None else aligned(target)
 
     def unlike(self, grid: tuple[int, ...] | None, numbers: int) -> str | None:
         """Why it cannot be `of_input`, in words, of one whose raw samples hold so many numbers, on `grid` if any."""

@@ -84,10 +84,7 @@ class FlowOutput(OutputSettings):
         position = getattr(module, "position", None)
         on_grid = isinstance(position, FourierPosition) and len(position.resolution) in (2, 3)
         if not on_grid or getattr(module, "add", False):
-            raise SpecError(
-                f"flow output: input '{self.input}' must lie on a grid of rows and columns with a fourier position, "
-                "concatenated: an image_pair or an image."
-            )
+            raise self._no_pixels()
         return int(module.channels)  # pyright: ignore[reportArgumentType]
 
     def parse(self, value: Any) -> np.ndarray | None:
@@ -129,25 +126,40 @@ class FlowOutput(OutputSettings):
     def build(self, sizes: Sizes) -> "FlowHead":
         """The module."""
         grid = sizes.grids[self.input] or ()
+        if len(grid) not in (2, 3):
+            raise self._no_pixels()
         if len(grid) == 3 and grid[0] != _FRAMES:
             raise SpecError(f"flow output: input '{self.input}' has {grid[0]} frames; flow is between {_FRAMES}.")
         return FlowHead(self, sizes, self._factor(grid, sizes.inputs[self.input]))
 
+    def _no_pixels(self) -> SpecError:
+        return SpecError(
+            f"flow output: input '{self.input}' must lie on a grid of rows and columns with a fourier position, "
+            "concatenated: an image_pair or an image."
+        )
+
     def _factor(self, grid: Sequence[int], module: Any) -> int:
         """Pixels on a side of an element. Raises `SpecError` where `upsample` cannot make the ones of the others."""
+        (*lead, _, _), (*frames, _, _) = grid, module.lift.cells(grid)
+        if lead != frames:
+            raise SpecError(f"flow output: the elements of input '{self.input}' mix its frames; lift each for itself.")
         pixels, cells = grid[-2:], module.lift.cells(grid)[-2:]
-        factors = {side / cell for side, cell in zip(pixels, cells, strict=True)}
+        steps = module.lift.apart(len(grid))[-2:]
+        # A cell that sticks out of the grid has fewer pixels than the others.
+        factors = {
+            step if step * cell == side else side / cell for side, cell, step in zip(pixels, cells, steps, strict=True)
+        }
         said = f"flow output: input '{self.input}' has {_sides(pixels)} pixels and {_sides(cells)} elements"
         if self.upsample is None and factors != {1}:
             raise SpecError(f"{said}; set upsample: {{kind: convex}}, so that there is a flow of each pixel.")
         if self.upsample is not None and factors == {1}:
             raise SpecError(f"{said}, so there is nothing to upsample; leave upsample out.")
-        factor = int(max(factors))
-        if factors != {factor}:
+        if factors != {steps[0]}:
             raise SpecError(
-                f"{said}; upsample makes as many of both axes, a whole number, so give a size that the lift divides."
+                f"{said}, {_sides(steps)} apart; upsample makes that many of each, the same on both axes, so give a "
+                "size that the lift divides."
             )
-        return factor
+        return steps[0]
 
     @property
     def headline(self) -> tuple[str, Literal["max", "min"]]:

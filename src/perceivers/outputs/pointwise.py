@@ -1,7 +1,7 @@
 """`pointwise`: numbers for each point of an input, which asks with itself [P2 §4.5, StarCraft II's entities]."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -95,22 +95,30 @@ class PointwiseOutput(OutputSettings):
                 f"the target has {len(target):,} rows, but '{self.input}' has {count:,} points; wanted a row for each."
             )
 
+    def matched(self, target: Any, sample: Any, aligned: Callable[[Any], Any]) -> np.ndarray | None:
+        """The rows of the points that are read; not known of masked ones, which ask nothing; None without a sample."""
+        if target is None or sample is None:
+            return None
+        rows = aligned(target)
+        return rows if sample.mask is None else np.where(sample.mask[:, None], rows, np.nan)
+
     def fit(self, targets: Iterable[Any]) -> Self:
         """With mean and standard deviation per channel of the training targets, where the recipe gives none."""
         if self.mean is not None and self.std is not None:
             return self
-        count, total, square = (np.zeros(self.channels) for _ in range(3))
-        shift: np.ndarray | None = None
+        # Sums are taken about a channel's first number, or a large offset would swallow the variance.
+        shift, (count, total, square) = np.full(self.channels, np.nan), np.zeros((3, self.channels))
         for target in targets:
-            if target is None or not np.isfinite(target).any(0).all():
+            if target is None or not len(target):
                 continue
-            # Sums are taken about the first target's mean, or a large offset would swallow the variance.
-            shift = np.nanmean(target, axis=0) if shift is None else shift
             real = np.isfinite(target)
+            first = target[real.argmax(0), np.arange(self.channels)]
+            shift = np.where(np.isnan(shift), first, shift)
             apart = np.where(real, target - shift, 0.0)
             count, total, square = count + real.sum(0), total + apart.sum(0), square + (apart**2).sum(0)
-        if shift is None:
-            raise DataError("no target of the training split has a number in each channel; there is nothing to learn.")
+        if not count.all():
+            which = ", ".join(str(channel + 1) for channel in np.flatnonzero(count == 0))
+            raise DataError(f"channel {which} has no number in the training split; there is nothing to learn.")
         mean = shift + total / count
         std = real_spread(mean, np.sqrt(np.maximum(square / count - (total / count) ** 2, 0.0)), np.float64)
         if not (std > 0).any():
@@ -233,6 +241,9 @@ class PointwiseHead(Output):
 
     def _known(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The prediction of the targets' points, the targets on its scale, and which are known; float32."""
+        if target.shape[1] > prediction.shape[1]:
+            given, wanted = target.shape[1], prediction.shape[1]
+            raise DataError(f"the targets have {given} rows, but the model reads {wanted} points.")
         real = target.isfinite()
         wanted = torch.where(real, (target.double() - self.mean) / self.std, 0.0)
         return prediction[:, : target.shape[1]].float(), wanted.float(), real
