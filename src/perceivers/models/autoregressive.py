@@ -1,6 +1,6 @@
 """A model whose encoder is autoregressive: one input of tokens, latents on its last ones, and what comes next."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,10 @@ from perceivers.models.spec_autoregressive import AutoregressiveSpec
 from perceivers.nn import MLP, CrossAttend, SelfAttend
 from perceivers.nn.autoregressive import Autoregressive, AutoregressiveEncoder, InitialQuery, NextToken
 from perceivers.nn.generation import PLAIN, Sampling, generate
+from perceivers.nn.hierarchical import Levels
+from perceivers.nn.lifted import Lifted
 from perceivers.nn.tokens import TokenEmbedding
-from perceivers.outputs import Output
+from perceivers.outputs import Context, Output
 from perceivers.outputs.base import Sizes
 from perceivers.sources import Source
 from perceivers.tokens import EOS, PAD, SOS
@@ -61,10 +63,8 @@ class AutoregressiveModel(Model):
         """Ids as a raw value: a str, or a list."""
         return self.kind.written(ids)  # pyright: ignore[reportAttributeAccessIssue]
 
-    def encode(
-        self, batch: "Batch | Mapping[str, Any] | Sequence[Mapping[str, Any]]", group: ProcessGroup | None = None
-    ) -> Tensor:
-        """Latents (B, N, D), the last ones on the last token of each sample.
+    def _encoded(self, batch: Any, ready: Mapping[str, Lifted], group: ProcessGroup | None) -> Tensor:
+        """Latents (B, N, D), the last ones on the last token of each sample; nothing is `ready`.
 
         The latents of a sample with fewer tokens than latents begin with some that mean nothing. Raises `SpecError` for
         a group: no sample is read by several processes.
@@ -81,21 +81,18 @@ class AutoregressiveModel(Model):
             elements = Elements(nothing, grid=(1,), mask=nothing[..., 0] > PAD)
         return self.encoder(self.inputs[name].embedded(elements))[0]  # pyright: ignore[reportCallIssue]
 
-    def decode(
+    def _decoded(
         self,
-        latents: Tensor,
-        outputs: Iterable[str] | None = None,
+        latents: Tensor | Levels,
+        contexts: Mapping[str, Context],
         chunk: int | None = None,
-        batch: "Batch | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None" = None,
-        points: Mapping[str, Sequence[int] | Tensor] | None = None,
+        advance: Callable[[str, int, int], None] | None = None,
     ) -> dict[str, Tensor]:
-        """{output: logits (B, n, K)} of the token behind each latent's; the last ones continue the samples."""
-        count, width = self.spec.latents.count, self.spec.latents.channels
-        if latents.ndim != 3 or latents.shape[1:] != (count, width):
-            raise DataError(
-                f"decode wants latents (B, {count}, {width}), as encode gives them; got {tuple(latents.shape)}."
-            )
-        contexts = self.contexts(self._names(outputs), latents, batch, points or {})
+        """{output: logits (B, n, K)} of the token behind each latent's; the last ones continue the samples.
+
+        All are answered at once: they are the latents themselves.
+        """
+        assert isinstance(latents, Tensor), "read, and so checked"
         return {name: self.output_module(name).predict(latents, context) for name, context in contexts.items()}
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Batch:

@@ -89,12 +89,11 @@ class Model(nn.Module):
         points: as `decode` takes them.
         """
         batch = self.collated(batch)
-        if group is not None or not isinstance(self.encoder, Encoder):
-            return self.decode(self.encode(batch, group), batch=batch, points=points)
         # What is asked with too is lifted once: a stem's batch norm would count it twice.
         asked = self._asked_with(self.outputs, batch, batch.size)
-        latents = self._encoded(batch, asked)
-        return self._decoded(latents, self.contexts(list(self.outputs), latents, batch, points or {}, asked))
+        latents = self._encoded(batch, asked, group)
+        contexts = self.contexts(list(self.outputs), self._read(latents), batch, points or {}, asked)
+        return self._decoded(latents, contexts)
 
     def drawn(self, size: int) -> dict[str, Tensor]:
         """For a training step on `size` samples: (size, n) numbers of queries of each output with `sampled` ones.
@@ -118,35 +117,37 @@ class Model(nn.Module):
         group: its processes read one sample together, each its rows of every `Source` (see `sharding.own_share`). All
         call this with the same inputs, and all get the same latents; backward, the same gradients.
         """
+        return self._encoded(batch, {}, group)
+
+    def _encoded(self, batch: Any, ready: Mapping[str, Lifted], group: ProcessGroup | None) -> Tensor | Levels:
+        """As `encode`. ready: elements of inputs that are lifted already."""
         if isinstance(self.encoder, Hierarchical):
-            return self._levels(self.encoder, self.collated(batch), group)
+            return self._levels(self.encoder, self.collated(batch), ready, group)
         if group is not None and self.fusion is not None and self.fusion.masking:
             raise SpecError("a model with encoder.masking is read by one process: each would add elements of its own.")
         if group is None:
             given = batch = self.collated(batch)
         else:
             given, batch = own_share(self, batch, group)
-        latents = self._encoded(batch, {}, group)
-        for name, source in given.sources.items():
-            source.masked = batch.sources[name].masked
-        return latents
-
-    def _encoded(self, batch: Batch, ready: Mapping[str, Lifted], group: ProcessGroup | None = None) -> Tensor:
-        """The latents of a Perceiver. ready: elements of inputs that are lifted already."""
         parts = tuple(self.lifted(batch, ready).values())
         if not parts:
             channels = self.fusion.channels if self.fusion else next(iter(self.inputs.values())).channels
             parts = (Lifted(self.encoder.latents.new_zeros(batch.size, 0, int(channels))),)  # pyright: ignore[reportArgumentType]
-        return self.encoder(Gathered(parts, group))
+        latents = self.encoder(Gathered(parts, group))
+        for name, source in given.sources.items():
+            source.masked = batch.sources[name].masked
+        return latents
 
-    def _levels(self, encoder: Hierarchical, batch: Batch, group: ProcessGroup | None) -> Levels:
+    def _levels(
+        self, encoder: Hierarchical, batch: Batch, ready: Mapping[str, Lifted], group: ProcessGroup | None
+    ) -> Levels:
         if batch.sources or group is not None:
             what = "in parts by a group of processes" if group is not None else "from a source"
             raise SpecError(
                 f"a hierarchical encoder has a place in a group for every element, so inputs cannot be read {what}; "
                 "give them whole, or set encoder.kind: perceiver."
             )
-        parts = self.lifted(batch)
+        parts = self.lifted(batch, ready)
         return encoder({name: part for name, part in parts.items() if isinstance(part, Lifted)}, batch.size)
 
     @property
