@@ -34,6 +34,33 @@ def number(cell: Any) -> float:
         raise DataError(f"{repr(cell)[:100]} is not a number.") from None
 
 
+def rectangle(value: Any, what: str) -> np.ndarray:
+    """A list of rows of numbers as a float64 array, NaN for None. Raises `DataError` that tells the first flaw."""
+    try:
+        return np.asarray(value, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        flaw = _flaw(value)
+        raise DataError(
+            f"{what}: not a rectangle of numbers, one row a point (use null for a missing number){flaw}."
+        ) from None
+
+
+def _flaw(rows: Any) -> str:
+    """Which row is not like the first, or holds what is no number; empty where that cannot be told."""
+    if not isinstance(rows, (list, tuple)) or not rows:
+        return ""
+    several = [row if isinstance(row, (list, tuple)) else [row] for row in rows]
+    for place, row in enumerate(several, start=1):
+        if len(row) != len(several[0]):
+            return f": row {place} has {len(row)}, the first {len(several[0])}"
+        for cell in row:
+            try:
+                number(cell)
+            except DataError as error:
+                return f": row {place}: {str(error).removesuffix('.')}"
+    return ""
+
+
 def is_missing(cell: Any) -> bool:
     """True for None, NaN and empty text: the input is absent, or the target unknown, for that sample."""
     if cell is None:

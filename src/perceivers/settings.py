@@ -69,6 +69,12 @@ def _explain(settings: type[BaseModel], data: Any, fault: Any) -> str:
         # An override of a misspelt name makes a new entry beside the one that was meant.
         hint = near_miss(place[-1], [name for name in _names_beside(data, fault["loc"]) if name != place[-1]])
         return f"{dotted}: needs a 'kind'.{hint}"
+    if kind in ("model_type", "model_attributes_type"):
+        tags = {tag for model in _models_at(settings, place) for tag in _tags(model)}
+        # The name alone of what is meant is the likeliest slip.
+        meant = fault["input"] if fault["input"] in tags else min(tags) if len(tags) == 1 else None
+        such = f", such as {{kind: {meant}}}" if meant else ""
+        return f"{dotted}: wanted settings, a mapping of names to values{such} (got {fault['input']!r})."
     if kind == "missing":
         return f"{dotted}: is missing."
     if kind == "literal_error":
@@ -101,12 +107,17 @@ def _without_tags(settings: type[BaseModel], place: list[str]) -> list[str]:
 
 def _fields_at(settings: type[BaseModel], place: list[str]) -> set[str]:
     """The names known where `place` leads, union tags included in `place`."""
+    return {name for model in _models_at(settings, place) for name in model.model_fields}
+
+
+def _models_at(settings: type[BaseModel], place: list[str]) -> list[type[BaseModel]]:
+    """The settings that may stand where `place` leads, union tags included in `place`."""
     current: Any = settings
     for part in place:
         current, _ = _step(current, part)
+    current = _bare(current)
     # `X | None` ends at a union; so does a place whose tag is missing.
-    models = [current] if _is_model(current) else [m for m in map(_bare, get_args(current)) if _is_model(m)]
-    return {name for model in models for name in model.model_fields}
+    return [current] if _is_model(current) else [m for m in map(_bare, get_args(current)) if _is_model(m)]
 
 
 def _step(current: Any, part: str) -> tuple[Any, bool]:

@@ -47,8 +47,8 @@ def change(people: Path, row: int, **cells: Any) -> None:
     toys.write_csv(people / "people.csv", table)
 
 
-def listed(fault: str, split: str = "train", rows: int = 24) -> str:
-    return f"1 of {rows} rows of the {split} split cannot be read:\n  {fault}\n{STOP}"
+def listed(fault: str, split: str = "train", rows: int = 24, stop: str = STOP) -> str:
+    return f"1 of {rows} rows of the {split} split cannot be read:\n  {fault}\n{stop}"
 
 
 def row_error(trained: Path, **inputs: Any) -> str:
@@ -210,7 +210,8 @@ class TestTargets:
         assert refused(people) == listed(fault, "validation", 12)
         with pytest.raises(DataError) as caught:
             scored(trained, people / "people.csv")
-        assert str(caught.value) == listed(fault, "all", 48)
+        skip = "leave them out by bad_rows: skip (--bad-rows skip), which lists them all in skipped.csv."
+        assert str(caught.value) == listed(fault, "all", 48, f"Repair them, or {skip}")
         assert not (people / "scores").exists()
 
     def test_all_one_class(self, people):

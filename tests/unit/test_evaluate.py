@@ -205,6 +205,20 @@ class TestSource:
         with pytest.warns(UserWarning, match="2 of 12 rows"):
             evaluate(tmp_path / "run", quiet=True)  # over the earlier one, which holds that file
 
+    def test_bad_rows_may_be_left_out_of_one_evaluation(self, trained, tmp_path):
+        table = toys.rows(count=8)
+        table[3]["age"] = "old"
+        toys.write_people(tmp_path, table)
+        given = {"out": tmp_path / "e", "source": str(tmp_path / "people.csv")}
+        found = message(DataError, trained / "run", **given)
+        assert found.startswith("1 of 8 rows of the all split cannot be read")
+        assert found.endswith(
+            "or leave them out by bad_rows: skip (--bad-rows skip), which lists them all in skipped.csv."
+        )
+        with pytest.warns(UserWarning, match="1 of 8 rows"):
+            scores = evaluate(trained / "run", **given, bad_rows="skip", quiet=True)
+        assert (scores["samples"], scores["skipped"]) == (7, 1)
+
 
 class TestOut:
     def test_an_earlier_evaluation_is_replaced(self, trained, tmp_path):

@@ -189,6 +189,13 @@ def test_what_is_no_pair(given, said):
         perceivers.build({**spec(), "inputs": {"pair": {**given, **statistics}}}, device="meta")
 
 
+def test_parts_that_do_not_fit_are_told_of_before_data_is_read(tmp_path):
+    recipe = {"model": spec(flow={"upsample": None}), "data": {"source": "gone.csv"}, "training": {"steps": 1}}
+    with pytest.raises(SpecError, match="set upsample"):
+        perceivers.train(recipe, out=tmp_path / "run", base=tmp_path, quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_target_of_the_elements_is_refused():
     made = model()
     kind = made.spec.outputs["flow"]

@@ -9,7 +9,9 @@ import torch
 
 from perceivers.data.files import read_table
 from perceivers.data.reader import Reader
+from perceivers.data.table import Table
 from perceivers.errors import DataError
+from perceivers.inputs.image_pair import ImagePairInput
 from perceivers.outputs.flow import FlowHead, FlowOutput
 from perceivers.outputs.flow_files import read_flow
 
@@ -112,6 +114,21 @@ class TestColumns:
             FlowOutput(backward="back").parse(FLOW)
         with pytest.raises(DataError, match="wanted one"):
             FlowOutput(backward="back").parse([FLOW, FLOW[:1]])
+
+
+class TestSizes:
+    """A flow that is not of its images' pixels is the fault of its row."""
+
+    @pytest.mark.parametrize(("overflow", "images"), [("error", (2, 3)), ("middle", (4, 5))])
+    def test_a_flow_of_each_pixel(self, overflow, images):
+        frames = [np.zeros((*images, 3), np.uint8)] * 3
+        flows = [np.zeros((*images, 2)), np.zeros((2, 2, 2)), None]
+        table = Table({"first": frames, "second": frames, "flow": flows}, "t")
+        reader = Reader({"pair": ImagePairInput(size=(2, 3), overflow=overflow)}, {"flow": FlowOutput()})
+        assert reader.errors(table, 0) == reader.errors(table, 2) == []
+        (error,) = reader.errors(table, 1)
+        said = f"row 2, column 'flow': the flow is 2×2, but the images of 'pair' are {images[0]}×{images[1]}"
+        assert said in str(error)
 
 
 def test_scores_by_hand():

@@ -80,7 +80,9 @@ class TestAnswers:
         numbers = made([{"units": ROWS}])["levels"][0, :4].double() * torch.tensor([2, 0.5]) + torch.tensor([10, -3])
         np.testing.assert_allclose(whole["levels"], numbers.detach(), rtol=1e-6)
         assert lacking["levels"][1] == [None, None]
-        assert len(lacking["levels"]) == 4
+        holed[3] = np.inf
+        ended = predictor({"units": holed})
+        assert [row == [None, None] for row in ended["levels"]] == [False, True, False, True], "a row for each point"
         json.dumps([whole, lacking], allow_nan=False)
 
     def test_a_cloud_with_coordinates(self):
@@ -145,8 +147,8 @@ class TestTargets:
         ("value", "said"),
         [
             ([[1, 2, 3]], r"the shape \(1, 3\); wanted \(points, 2\)"),
-            ([[1, 2], [3]], "no rectangle of numbers"),
-            ([["a", "b"]], "no rectangle of numbers"),
+            ([[1, 2], [3]], "not a rectangle of numbers.*: row 2 has 1, the first 2"),
+            ([[1, None], ["a", 2]], "not a rectangle of numbers.*: row 2: 'a' is not a number"),
             ("[[1, 2", "not valid JSON"),
             ([[np.inf, 1]], "infinite"),
             ("gone.npy", "does not exist"),
@@ -188,7 +190,8 @@ class TestTargets:
         metrics = head.metrics()
         head.measure(metrics, prediction, target)
         scores = head.scores(metrics)
-        assert scores == pytest.approx({"standardised_mae": 1.0, "mae": 1.0, "rmse": (5 / 3) ** 0.5})
+        # Squares of 1, 0 and 2 about zero, and about their mean: 5 and 2.
+        assert scores == pytest.approx({"standardised_mae": 1.0, "mae": 1.0, "rmse": (5 / 3) ** 0.5, "r2": 1 - 5 / 2})
 
 
 class TestTables:

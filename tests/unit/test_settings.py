@@ -55,6 +55,18 @@ def test_a_word_that_is_not_on_the_list():
     refused({"inputs": {"photo": image}}, "inputs.photo.resize: 'strech' is not one of", "Did you mean 'stretch'?")
 
 
+def test_a_word_where_settings_are_wanted():
+    refused(
+        {"inputs": {"photo": {"kind": "image", "size": [8, 8], "lift": "conv"}}, "latents": 4},
+        "inputs.photo.lift: wanted settings, a mapping of names to values, such as {kind: conv} (got 'conv').",
+        "latents: wanted settings, a mapping of names to values (got 4).",
+    )
+    flow = {"kind": "flow", "upsample": "raft"}
+    refused(
+        {"outputs": {"flow": flow}}, "outputs.flow.upsample: wanted settings", "such as {kind: convex} (got 'raft')"
+    )
+
+
 def test_a_number_out_of_bounds_says_what_was_given():
     refused({"encoder": {"dropout": 1.5}}, "encoder.dropout:", "less than 1", "(got 1.5)")
     refused({"latents": {"count": "many"}}, "latents.count:", "valid integer", "(got 'many')")

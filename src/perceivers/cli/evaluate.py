@@ -12,15 +12,21 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="A model directory or a run folder.")],
     data: Annotated[str | None, typer.Option(help="Data set, table or folder. Default: the recipe's.")] = None,
     split: Annotated[str | None, typer.Option(help="train, validation or test. Default: the recipe's.")] = None,
+    bad_rows: Annotated[
+        str | None, typer.Option(help="Rows that cannot be read: stop, or skip them. Default: the recipe's.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for metrics.json and pictures.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of a table.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Score a model: all, per class, and without each input."""
+    from perceivers.errors import unknown
     from perceivers.training.evaluate import evaluate as run
 
-    result = run(model, out=out, source=data, split=split, device=device, quiet=quiet or as_json)
+    if bad_rows not in (None, "stop", "skip"):
+        raise unknown("--bad-rows", bad_rows, ["stop", "skip"])
+    result = run(model, out=out, source=data, split=split, bad_rows=bad_rows, device=device, quiet=quiet or as_json)
     if as_json:
         print(json.dumps(result, indent=1, ensure_ascii=False))
     else:

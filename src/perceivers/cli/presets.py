@@ -1,7 +1,6 @@
 """`perceivers presets`: published models, as a list or one in full."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     from perceivers.models.presets import Preset
 
-MOST_CLASSES = 20  # longer lists of class names are left out of the printed spec
+MOST_ENTRIES = 20  # longer lists of class names and statistics are left out of the printed spec
 
 
 def presets(
@@ -58,17 +57,22 @@ def _show(preset: "Preset") -> None:
     print(f"gflops: {counted:,} counted here, of one sample forward; {papers}")
     print("\n# As the `model` of a recipe:")
     # Through JSON, so that tuples are lists and nothing stands as a YAML alias.
-    spec = {"model": _without_long_classes(json.loads(json.dumps(preset.spec)))}
-    print(yaml_text(spec), end="")
-    for name, output in preset.spec["outputs"].items():
-        names = output.get("classes") or []
-        if len(names) > MOST_CLASSES:
-            print(f"# outputs.{name}.classes: {len(names):,} names, {names[0]} … {names[-1]}; --json prints them all.")
+    spec = json.loads(json.dumps(preset.spec))
+    left = _take_long_lists(spec)
+    print(yaml_text({"model": spec}), end="")
+    for place, entries in left.items():
+        print(f"# {place}: {len(entries):,} entries, {entries[0]} … {entries[-1]}; --json prints them all.")
 
 
-def _without_long_classes(spec: Mapping[str, Any]) -> dict[str, Any]:
-    outputs = {
-        name: {key: value for key, value in output.items() if key != "classes" or len(value) <= MOST_CLASSES}
-        for name, output in spec["outputs"].items()
-    }
-    return {**spec, "outputs": outputs}
+def _take_long_lists(data: dict[str, Any], place: str = "") -> dict[str, list[Any]]:
+    """Takes the long lists out of nested plain data, and what then is empty; gives them by their dotted places."""
+    found = {}
+    for key, value in list(data.items()):
+        if isinstance(value, dict):
+            taken = _take_long_lists(value, f"{place}{key}.")
+            found |= taken
+            if taken and not value:
+                del data[key]
+        elif isinstance(value, list) and len(value) > MOST_ENTRIES:
+            found[f"{place}{key}"] = data.pop(key)
+    return found

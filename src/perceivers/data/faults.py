@@ -81,8 +81,10 @@ class FaultyRowsError(DataError):
         self.faults = faults
 
 
-def faulty_rows(splits: Iterable[SplitFaults]) -> FaultyRowsError:
-    """The one error for all bad rows of `splits`."""
+def faulty_rows(
+    splits: Iterable[SplitFaults], otherwise: str = "set data.bad_rows: skip to leave them out"
+) -> FaultyRowsError:
+    """The one error for all bad rows of `splits`. otherwise: what can be done but to repair them."""
     found = [faults for faults in splits if faults.bad]
     counts = " and ".join(f"{f.bad} of {f.rows} rows of the {f.split} split" for f in found)
     kept = [fault for faults in found for fault in faults.kept]
@@ -90,7 +92,7 @@ def faulty_rows(splits: Iterable[SplitFaults]) -> FaultyRowsError:
     left = sum(faults.cells for faults in found) - len(kept[:SHOWN])
     more = f"\n  … and {left} more" if left > 0 else ""
     lost = any(faults.bad == faults.rows for faults in found)
-    todo = "Repair them: no row is left." if lost else "Repair them, or set data.bad_rows: skip to leave them out."
+    todo = "Repair them: no row is left." if lost else f"Repair them, or {otherwise}."
     return FaultyRowsError(f"{counts} cannot be read:\n{shown}{more}\n{todo}", kept)
 
 

@@ -93,7 +93,10 @@ def distinct(table: Table, name: str) -> list[str]:
     """The different values of a column of plain cells, as class names, sorted. Raises `DataError` for other cells."""
     cells = table.column(name)
     if any(isinstance(cell, list | Mapping | bytes | np.ndarray) for cell in cells):
-        raise DataError(f"{table.name}, column '{name}': its cells are lists or files; wanted classes or numbers.")
+        raise DataError(
+            f"{table.name}, column '{name}': its cells are lists or files; wanted classes or "
+            "numbers. Of other targets, such as numbers for each point or the flow of images, write the recipe by hand."
+        )
     return sorted({named for cell in cells if (named := class_name(cell)) is not None})
 
 

@@ -118,7 +118,8 @@ def read_split(
     """
     split, faults = _read(name, table, reader, settings, advance)
     if split is None:
-        raise faulty_rows([faults])
+        skip = "leave them out by bad_rows: skip (--bad-rows skip), which lists them all in skipped.csv"
+        raise faulty_rows([faults], skip)
     return split, faults
 
 

@@ -139,7 +139,7 @@ class Reader:
             if sample is None or row.targets[name] is None:
                 continue
             try:
-                kind.check_rows(row.targets[name], sample.chosen_from or len(sample.values))
+                kind.check_laid(row.targets[name], sample.given)
             except DataError as error:
                 raise cell_error(table, index, ", ".join(self.columns_of(name, kind)), error) from None
 

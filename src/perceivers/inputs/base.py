@@ -45,14 +45,19 @@ class Sample:
     values: (n1, …, nA, C) on a grid, or (M, C) with `coords` (M, A).
     mask: True = real, shaped as the cells; None = all.
     padding: how many of the masked cells only fill up a fixed length; the others were NaN, infinite or empty.
-    chosen_from: of how many rows the values are some, where a longer set is cut; None: all are there.
+    cut_from: the grid, or (rows,), that the values were cut out of; None: nothing was cut away.
     """
 
     values: np.ndarray
     coords: np.ndarray | None = None
     mask: np.ndarray | None = None
     padding: int = 0
-    chosen_from: int | None = None
+    cut_from: tuple[int, ...] | None = None
+
+    @property
+    def given(self) -> tuple[int, ...]:
+        """The grid, or (rows,), that it had before anything was cut away."""
+        return self.values.shape[:-1] if self.cut_from is None else self.cut_from
 
     @property
     def masked(self) -> int:

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from perceivers.bounded import GB, check_bounded
-from perceivers.cells import number
+from perceivers.cells import number, rectangle
 from perceivers.errors import DataError, MissingFileError
 from perceivers.npy import read_npy
 
@@ -56,12 +56,7 @@ def read_points(value: Any, what: str = "the points", one_each: bool = False) ->
         value = points_from_json(value, what)
     if isinstance(value, (str, Path)):
         value, what = _read_file(Path(value)), f"points file '{value}'"
-    try:
-        array = np.asarray(value, dtype=None if isinstance(value, np.ndarray) else np.float64)
-    except (TypeError, ValueError, OverflowError):
-        raise DataError(
-            f"{what}: not a rectangle of numbers, one row a point (use null for a missing number)."
-        ) from None
+    array = value if isinstance(value, np.ndarray) else rectangle(value, what)
     if array.dtype.kind not in "uifb":
         raise DataError(f"{what}: of type {array.dtype}; wanted numbers.")
     if not array.size and array.ndim != 2:

@@ -62,7 +62,8 @@ class ImagePairInput(InputSettings):
 
     def parse(self, value: Any) -> Sample:
         """[first, second] or {first: …, second: …}: paths, bytes or arrays (H, W[, C]). Raises `DataError`."""
-        joined = self.aligned(self._read(value))
+        whole = self._read(value)
+        joined = self.aligned(whole)
         if joined.shape[:2] != self.size:
             larger = min(given - wanted for given, wanted in zip(joined.shape[:2], self.size, strict=True)) >= 0
             hint = " Set overflow: middle on the input to cut them." if larger else ""
@@ -70,7 +71,8 @@ class ImagePairInput(InputSettings):
                 f"the images are {joined.shape[0]}×{joined.shape[1]}, but the input takes "
                 f"{self.size[0]}×{self.size[1]}.{hint} perceivers.optical_flow reads pairs of any size, tile by tile."
             )
-        return Sample(joined, mask=self.checked(joined, "the pair"))
+        cut_from = whole.shape[:2] if whole.shape != joined.shape else None
+        return Sample(joined, mask=self.checked(joined, "the pair"), cut_from=cut_from)
 
     def parse_some(self, value: Any) -> Sample:
         """The same for a pair of images of any one size."""

@@ -106,7 +106,7 @@ class PointsInput(ChannelInput):
         coords = np.ascontiguousarray(points[:, : self.axes])
         self._check_bounds(coords if mask is None else coords[mask])
         values = np.ascontiguousarray(points[:, self.axes :])
-        return Sample(values, coords=coords, mask=mask, chosen_from=len(whole) if len(whole) > len(points) else None)
+        return Sample(values, coords=coords, mask=mask, cut_from=(len(whole),) if len(whole) > len(points) else None)
 
     def _joined(self, fields: Mapping[str, Any]) -> np.ndarray:
         known = ("coords", "values") if self.axes else ("values",)

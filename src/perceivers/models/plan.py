@@ -121,7 +121,7 @@ def plan(
     without (query/key and value widths differ). Expect the truth within a factor of 2. Raises `SpecError`.
     """
     assert batch >= 1, "a batch has a sample"
-    spec, assumed = _completed(spec_of(spec))
+    spec, assumed = completed(spec_of(spec))
     model = build(spec, device="meta")
     if isinstance(model, AutoregressiveModel):
         from perceivers.models.plan_autoregressive import autoregressive_plan
@@ -172,7 +172,7 @@ def _plan(
     )
 
 
-def _completed(spec: Spec) -> tuple[Spec, list[str]]:
+def completed(spec: Spec) -> tuple[Spec, list[str]]:
     """The spec with neutral statistics and assumed classes where it has none, and what was assumed."""
     assumed: list[str] = []
     inputs, outputs = {}, {}

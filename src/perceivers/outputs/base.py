@@ -133,8 +133,8 @@ class OutputSettings(Settings, ABC):
         """A table's `cell` for `parse`, with a path in it made relative to the table's folder `base`."""
         return str(base / cell) if self.reads_files and isinstance(cell, (str, Path)) else cell
 
-    def check_rows(self, target: Any, count: int) -> None:
-        """Raise `DataError` for a parsed target that is not of a sample of `laid_on` with `count` rows of its own."""
+    def check_laid(self, target: Any, given: tuple[int, ...]) -> None:
+        """Raise `DataError` for a parsed target that is not of a sample of `laid_on` with that grid, or (rows,)."""
 
     def matched(self, target: Any, sample: Any, aligned: Callable[[Any], Any]) -> Any:
         """A parsed target as far as the model reads the `sample` of `laid_on` (None: absent); `aligned` cuts it so."""
@@ -281,6 +281,23 @@ class Output(nn.Module, ABC):
     @abstractmethod
     def answer(self, name: str, prediction: Tensor, inputs: Mapping[str, Elements]) -> list[dict[str, Any]]:
         """One flat row of plain values a sample, keys headed by `name`. inputs: what was read."""
+
+
+class AskingSettings(OutputSettings, ABC):
+    """What the kinds have that the elements of an input ask, each for what lies on it."""
+
+    input: str
+    """The input whose elements, content and position, are the queries."""
+
+    @property
+    def asks_with(self) -> tuple[str, ...]:
+        """The input."""
+        return (self.input,)
+
+    @property
+    def laid_on(self) -> str | None:
+        """The input."""
+        return self.input
 
 
 class OneQuerySettings(OutputSettings, ABC):

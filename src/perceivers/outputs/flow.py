@@ -17,7 +17,7 @@ from perceivers.nn.lifted import AxisTables, Lifted
 from perceivers.nn.linear import Affine
 from perceivers.nn.position import FourierPosition
 from perceivers.nn.upsample import ConvexUpsample
-from perceivers.outputs.base import Context, Output, OutputSettings, Sizes
+from perceivers.outputs.base import AskingSettings, Context, Output, Sizes
 from perceivers.outputs.flow_files import read_flow
 from perceivers.settings import Settings
 
@@ -38,13 +38,12 @@ class ConvexUpsampling(Settings):
     """Hidden channels of what makes the weights of the answers."""
 
 
-class FlowOutput(OutputSettings):
+class FlowOutput(AskingSettings):
     """Pixels to the right and down, for each element of the input `input`, which asks with itself."""
 
     reads_files: ClassVar[bool] = True
     kind: Literal["flow"] = "flow"
     input: str = "pair"
-    """The input whose elements, content and position, are the queries."""
     rescale: PositiveFloat = 100.0
     """The head's numbers are divided by it [official FlowDecoder]."""
     pixels: PositiveFloat = 20.0
@@ -53,16 +52,6 @@ class FlowOutput(OutputSettings):
     """Of an input whose lift makes fewer elements than pixels, such as a convolution stem: from elements to pixels."""
     backward: str | None = None
     """The table column with the flow from the second image to the first, for training that reverses pairs."""
-
-    @property
-    def asks_with(self) -> tuple[str, ...]:
-        """The input."""
-        return (self.input,)
-
-    @property
-    def laid_on(self) -> str | None:
-        """The input."""
-        return self.input
 
     @property
     def both_ways(self) -> bool:
@@ -105,6 +94,14 @@ class FlowOutput(OutputSettings):
         if there.shape != back.shape:
             raise DataError(f"the flow has the shape {there.shape}, the flow backward {back.shape}; wanted one.")
         return np.concatenate([there, back], axis=-1)
+
+    def check_laid(self, target: Any, given: tuple[int, ...]) -> None:
+        """It has the images' height and width. Raises `DataError`."""
+        if target.shape[:2] != given[-2:]:
+            raise DataError(
+                f"the flow is {_sides(target.shape[:2])}, but the images of '{self.input}' are {_sides(given[-2:])}; "
+                "wanted a flow of each of their pixels."
+            )
 
     def fit(self, targets: Iterable[Any]) -> Self:
         """Nothing is learned from targets."""

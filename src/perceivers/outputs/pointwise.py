@@ -11,14 +11,14 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from perceivers.cells import is_missing, real_spread
+from perceivers.cells import is_missing, real_spread, rectangle
 from perceivers.elements import Elements
 from perceivers.errors import DataError, SpecError, missing_extra
 from perceivers.nn.initialisers import plain_linear
 from perceivers.nn.lifted import Lifted
 from perceivers.nn.linear import Affine
 from perceivers.npy import load_npy
-from perceivers.outputs.base import Context, Output, OutputSettings, Sizes
+from perceivers.outputs.base import AskingSettings, Context, Output, Sizes
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -26,13 +26,12 @@ if TYPE_CHECKING:
 _LOSSES = {"l2": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
 
 
-class PointwiseOutput(OutputSettings):
+class PointwiseOutput(AskingSettings):
     """Numbers of each point, standardised by the training split: the loss on that scale, answers in their own units."""
 
     reads_files: ClassVar[bool] = True
+    curves: ClassVar[tuple[str, ...]] = ("r2",)
     kind: Literal["pointwise"] = "pointwise"
-    input: str
-    """The input of kind `points` whose elements, content and position, are the queries."""
     channels: PositiveInt = 1
     """Numbers for each point."""
     project: PositiveInt | None = None
@@ -41,16 +40,6 @@ class PointwiseOutput(OutputSettings):
     mean: tuple[float, ...] | None = None
     """Per channel. None: learned from the training split."""
     std: tuple[PositiveFloat, ...] | None = None
-
-    @property
-    def asks_with(self) -> tuple[str, ...]:
-        """The input."""
-        return (self.input,)
-
-    @property
-    def laid_on(self) -> str | None:
-        """The input."""
-        return self.input
 
     def query_channels(self, latent_channels: int, inputs: Mapping[str, nn.Module]) -> int:
         """`project`, or those of the input's elements. Raises `SpecError` where these are no points."""
@@ -74,10 +63,7 @@ class PointwiseOutput(OutputSettings):
             value = _from_json(value)
         if isinstance(value, (str, Path)):
             value = load_npy(Path(value))
-        try:
-            numbers = np.asarray(value, np.float64)
-        except (TypeError, ValueError, OverflowError):
-            raise DataError("the target is no rectangle of numbers, a row for each point (null: not known).") from None
+        numbers = rectangle(value, "the target")
         if numbers.ndim == 1 and self.channels == 1:
             numbers = numbers[:, None]
         if numbers.size == 0:
@@ -88,11 +74,12 @@ class PointwiseOutput(OutputSettings):
             raise DataError("the target is infinite; leave a number empty (null, NaN) when it is not known.")
         return numbers
 
-    def check_rows(self, target: Any, count: int) -> None:
+    def check_laid(self, target: Any, given: tuple[int, ...]) -> None:
         """It has a row for each point. Raises `DataError`."""
-        if len(target) != count:
+        if len(target) != given[0]:
             raise DataError(
-                f"the target has {len(target):,} rows, but '{self.input}' has {count:,} points; wanted a row for each."
+                f"the target has {len(target):,} rows, but '{self.input}' has {given[0]:,} points; wanted a row "
+                "for each."
             )
 
     def matched(self, target: Any, sample: Any, aligned: Callable[[Any], Any]) -> np.ndarray | None:
@@ -206,14 +193,17 @@ class PointwiseHead(Output):
         return losses.sum((1, 2)) / counts.clamp(min=1), counts > 0
 
     def metrics(self) -> "dict[str, Metric]":
-        """Mean absolute and root mean squared error over all known numbers, in standard deviations and own units."""
+        """Mean absolute and root mean squared error over all known numbers, in standard deviations and own units.
+
+        And R² of all channels together, each in its standard deviations.
+        """
         try:
-            from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError
+            from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score
         except ModuleNotFoundError as error:
             raise missing_extra(error.name or "torchmetrics", "train", "scoring") from None
 
         found = {"standardised_mae": MeanAbsoluteError(), "mae": MeanAbsoluteError()}
-        found |= {"rmse": MeanSquaredError(squared=False)}
+        found |= {"rmse": MeanSquaredError(squared=False), "r2": R2Score()}
         return {name: metric.set_dtype(torch.float64) for name, metric in found.items()}
 
     def measure(self, metrics: "Mapping[str, Metric]", prediction: Tensor, target: Tensor) -> None:
@@ -221,23 +211,25 @@ class PointwiseHead(Output):
         guessed, wanted, real = (part.double() for part in self._known(prediction, target))
         known = real.bool()
         if bool(known.any()):
-            metrics["standardised_mae"].update(guessed[known], wanted[known])
+            for name in ("standardised_mae", "r2"):
+                metrics[name].update(guessed[known], wanted[known])
             for name in ("mae", "rmse"):
                 metrics[name].update((guessed * self.std)[known], (wanted * self.std)[known])
 
     def answer(self, name: str, prediction: Tensor, inputs: Mapping[str, Elements]) -> list[dict[str, Any]]:
-        """{name: lists (points, channels) in their own units} a sample, up to its last real point.
-
-        A point that is masked has None for numbers.
-        """
+        """{name: lists (points, channels) in their own units} a sample; a point that is masked has None for numbers."""
         numbers, read = prediction.double() * self.std + self.mean, inputs.get(self.input)
-        rows = []
-        for row, values in enumerate(numbers.tolist()):
-            real = [] if read is None else read.finite().present[row].tolist()
-            length = max((place + 1 for place, there in enumerate(real) if there), default=0)
-            nothing = [None] * prediction.shape[-1]
-            rows.append({name: [values[i] if real[i] else nothing for i in range(length)]})
-        return rows
+        if read is None:
+            return [{name: []} for _ in numbers]
+        assert read.coords is not None, "points have coordinates, if none"
+        real = read.finite().present
+        # Behind a sample's end there are zeros; NaN is a point that is masked.
+        given = real | ~read.values.isfinite().all(-1) | ~read.coords.isfinite().all(-1)
+        nothing = [None] * prediction.shape[-1]
+        return [
+            {name: [number if there else nothing for number, there in zip(some, shown, strict=True)][: _length(places)]}
+            for some, shown, places in zip(numbers.tolist(), real.tolist(), given.tolist(), strict=True)
+        ]
 
     def _known(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The prediction of the targets' points, the targets on its scale, and which are known; float32."""
@@ -247,6 +239,11 @@ class PointwiseHead(Output):
         real = target.isfinite()
         wanted = torch.where(real, (target.double() - self.mean) / self.std, 0.0)
         return prediction[:, : target.shape[1]].float(), wanted.float(), real
+
+
+def _length(places: Sequence[bool]) -> int:
+    """How many there are up to the last one that is True."""
+    return max((place + 1 for place, there in enumerate(places) if there), default=0)
 
 
 def _is_inline(cell: Any) -> bool:

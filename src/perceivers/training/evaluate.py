@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from perceivers.atomic import replace_folder
 from perceivers.data.digest import split_digest
@@ -37,6 +37,7 @@ def evaluate(
     out: str | Path | None = None,
     source: str | None = None,
     split: str | None = None,
+    bad_rows: Literal["stop", "skip"] | None = None,
     batch_size: int | None = None,
     device: str = "cpu",
     quiet: bool = False,
@@ -44,14 +45,15 @@ def evaluate(
     """Score a model directory (or a run folder) and write the result to the folder `out` (default: beside the model).
 
     source: a named data set, table or folder, all of whose rows are scored; default: the recipe's data. split: which of
-    the recipe's splits (default: the recipe's, usually test). Returns what metrics.json holds:
+    the recipe's splits (default: the recipe's, usually test). bad_rows: what is done with rows that cannot be read
+    (default: as the recipe says). Returns what metrics.json holds:
 
         {"model", "split", "samples", "skipped", "same_rows", "absent", "masked", "padded", "loss",
          "scores": {output: {metric: value}},
          "classes": {output: {class: {precision, recall, f1, support}}},
          "without": {input: {output: {metric: value}}}}     only for models with several inputs
 
-    `skipped` are rows left out as the recipe's `bad_rows: skip` says, which skipped.csv lists; `absent` counts samples
+    `skipped` are rows left out as `bad_rows: skip` says, which skipped.csv lists; `absent` counts samples
     without an input and `masked` an input's cells that are NaN, infinite or empty, `padded` those that fill up its
     length. `same_rows`: whether the split is row for row the one of training (None: not known); with a warning when it
     is not, since it may then hold training rows. A `source` that holds the training split as it was is told of by a
@@ -66,7 +68,7 @@ def evaluate(
     reporter = Reporter(quiet)
     loaded = load(folder, device)
     recipe = read_recipe(folder / RECIPE) if (folder / RECIPE).is_file() else None
-    samples, faults = _split(loaded, recipe, folder, source, split, reporter)
+    samples, faults = _split(loaded, recipe, folder, source, split, bad_rows, reporter)
     if source is not None and _trained_on(loaded, recipe, samples):
         warnings.warn(
             f"{samples.table.name}: the model was trained on rows of this table, so the scores are better than those "
@@ -123,7 +125,13 @@ def _beside(folder: Path, split: str) -> Path:
 
 
 def _split(
-    model: Model, recipe: Recipe | None, folder: Path, source: str | None, split: str | None, reporter: Reporter
+    model: Model,
+    recipe: Recipe | None,
+    folder: Path,
+    source: str | None,
+    split: str | None,
+    bad_rows: Literal["stop", "skip"] | None,
+    reporter: Reporter,
 ) -> tuple[Split, SplitFaults]:
     """The samples to score, and what was wrong with the rows left out."""
     if source is None and recipe is None:
@@ -135,6 +143,7 @@ def _split(
         own = {"source": source, "splits": None}
         settings = recipe.data.with_changes(**own) if recipe else DataSettings(source=source)
         tables = _whole(Path(source)) if _is_table(Path(source)) else open_source(settings, Path())
+    settings = settings.with_changes(bad_rows=bad_rows) if bad_rows else settings
     name = split or (ALL if ALL in tables else recipe.evaluation.split if recipe else TEST)
     if name not in tables or not len(tables[name]):
         raise DataError(f"there is no split '{name}'.{near_miss(name, tables)} Splits: {', '.join(tables)}.")

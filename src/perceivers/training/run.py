@@ -23,6 +23,7 @@ from perceivers.data.table import TRAIN, VALIDATION
 from perceivers.errors import DataError, PerceiversError, SpecError, TrainingError, missing_extra
 from perceivers.models.build import build
 from perceivers.models.model import Model, Trained
+from perceivers.models.plan import completed
 from perceivers.models.weights import save
 from perceivers.training import rng
 from perceivers.training.card import model_card
@@ -94,6 +95,8 @@ def _train(recipe: Recipe, base: Path, resume: bool, lock: RunLock, reporter: Re
             state = None
     if recipe.training.threads is not None:
         torch.set_num_threads(recipe.training.threads)
+    # Parts that do not fit each other are told of before the data is read, which may take hours.
+    build(completed(recipe.model)[0], device="meta")
     # A run that goes on has those weights in it already.
     begun = read_start(Path(recipe.training.start_from)) if recipe.training.start_from and state is None else None
     try:
