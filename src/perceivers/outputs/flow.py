@@ -140,18 +140,17 @@ class FlowOutput(AskingSettings):
         (*lead, _, _), (*frames, _, _) = grid, module.lift.cells(grid)
         if lead != frames:
             raise SpecError(f"flow output: the elements of input '{self.input}' mix its frames; lift each for itself.")
-        pixels, cells = grid[-2:], module.lift.cells(grid)[-2:]
+        pixels, cells = tuple(grid[-2:]), tuple(module.lift.cells(grid)[-2:])
+        said = f"flow output: input '{self.input}' has {_sides(pixels)} pixels and {_sides(cells)} elements"
+        if self.upsample is None:
+            if cells != pixels:
+                raise SpecError(f"{said}; set upsample: {{kind: convex}}, so that there is a flow of each pixel.")
+            return 1
+        if cells == pixels:
+            raise SpecError(f"{said}, so there is nothing to upsample; leave upsample out.")
         steps = module.lift.apart(len(grid))[-2:]
         # A cell that sticks out of the grid has fewer pixels than the others.
-        factors = {
-            step if step * cell == side else side / cell for side, cell, step in zip(pixels, cells, steps, strict=True)
-        }
-        said = f"flow output: input '{self.input}' has {_sides(pixels)} pixels and {_sides(cells)} elements"
-        if self.upsample is None and factors != {1}:
-            raise SpecError(f"{said}; set upsample: {{kind: convex}}, so that there is a flow of each pixel.")
-        if self.upsample is not None and factors == {1}:
-            raise SpecError(f"{said}, so there is nothing to upsample; leave upsample out.")
-        if factors != {steps[0]}:
+        if tuple(step * cell for step, cell in zip(steps, cells, strict=True)) != pixels or steps[0] != steps[1]:
             raise SpecError(
                 f"{said}, {_sides(steps)} apart; upsample makes that many of each, the same on both axes, so give a "
                 "size that the lift divides."
